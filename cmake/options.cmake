@@ -1,0 +1,40 @@
+# What is built, and how. Everything but the library is off when tightkv is somebody's sub-project.
+set(top OFF)
+if(CMAKE_SOURCE_DIR STREQUAL PROJECT_SOURCE_DIR)
+    set(top ON)
+    if(NOT CMAKE_BUILD_TYPE)
+        set(CMAKE_BUILD_TYPE Release)
+    endif()
+    set(CMAKE_RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bin)
+    set(CMAKE_LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/lib)
+endif()
+
+option(TKV_CLI "Build the tightkv command" ${top})
+option(TKV_LLAMA "Build the llama.cpp plug-in" ${top})
+option(TKV_TESTS "Build the tests" ${top})
+option(TKV_FUZZ "Build the fuzz targets (clang: libFuzzer; else regression drivers only)" OFF)
+option(TKV_SANITIZE "Address and undefined-behaviour sanitizers" OFF)
+option(TKV_WERROR "Warnings are errors" OFF)
+set(TKV_CUDA AUTO CACHE STRING "CUDA backend: AUTO, ON or OFF (nothing uses it yet)")
+set_property(CACHE TKV_CUDA PROPERTY STRINGS AUTO ON OFF)
+set(LLAMA_CPP_DIR "" CACHE PATH "A llama.cpp source tree (its ggml headers, and its build in LLAMA_CPP_BUILD)")
+set(LLAMA_CPP_BUILD "" CACHE PATH "Where that tree was built")
+
+set(CMAKE_C_STANDARD 11)
+set(CMAKE_C_STANDARD_REQUIRED ON)
+set(CMAKE_C_EXTENSIONS OFF)
+set(CMAKE_POSITION_INDEPENDENT_CODE ON)
+set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
+
+# Flags for every target of ours; an interface target, so that they never leak to a parent project.
+add_library(tkv_flags INTERFACE)
+target_compile_options(tkv_flags INTERFACE -Wall -Wextra -Wshadow -Wconversion -Wstrict-prototypes -Wvla
+                       -ffp-contract=off -fvisibility=hidden)
+if(TKV_WERROR)
+    target_compile_options(tkv_flags INTERFACE -Werror)
+endif()
+if(TKV_SANITIZE)
+    target_compile_options(tkv_flags INTERFACE -fsanitize=address,undefined -fno-omit-frame-pointer
+                           -fno-sanitize-recover=undefined)
+    target_link_options(tkv_flags INTERFACE -fsanitize=address,undefined)
+endif()

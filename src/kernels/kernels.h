@@ -1,0 +1,81 @@
+/* The kernel table: every inner loop of the library, one pointer each. The reference fills all of them;
+ * overlays replace some where the CPU can. Kernels allocate nothing, branch on no CPU feature and know
+ * no codec, only the layouts below.
+ *
+ * Two working forms of a page (64 tokens x D dims, D a multiple of 16):
+ *   i8 tile, K   u8, code + 128, [4 blocks of 16 tokens][D/4][16 tokens][4 dims]
+ *   i8 tile, V   s8,             [16 groups of 4 tokens][D/16][16 dims][4 tokens]
+ *   f32 tile, K  [D][64 tokens]  (transposed)
+ *   f32 tile, V  [64 tokens][D]
+ * Tiles are 64-byte aligned. In an i8 tile codes stay within -127..127.
+ */
+#ifndef TKV_KERNELS_H
+#define TKV_KERNELS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "tightkv/tightkv.h"
+
+/* Constants of the online softmax: see tkv_kernels.softmax. */
+struct tkv_softmax_row {
+    float m;   /* running maximum of the logits; -INFINITY before the first page */
+    float l;   /* running sum of exp(logit - m) */
+    float fix; /* out: what the caller must multiply this row's accumulators with; 1 when m stood */
+};
+
+struct tkv_kernels {
+    /* --- conversion and transforms --- */
+    void (*f16_to_f32)(const uint16_t *x, float *y, size_t n);
+    /* round to nearest even; overflow becomes infinity */
+    void (*f32_to_f16)(const float *x, uint16_t *y, size_t n);
+    /* y[c][t] = x[t][c] for [64 tokens][D] rows, x_stride in elements, y is [D][64] */
+    void (*transpose_f16)(const uint16_t *x, size_t x_stride, uint32_t D, float *y);
+    /* In place on n rows of D: multiply by sign[D] (+-1), then an orthonormal transform: Hadamard of the
+     * power-of-two part times an orthonormal DCT-II of the odd part m = D / 2^k, element i = a * m + b. */
+    void (*rotate)(float *x, size_t n, uint32_t D, const float *sign);
+    /* The inverse (transpose) of rotate. */
+    void (*unrotate)(float *x, size_t n, uint32_t D, const float *sign);
+
+    /* --- attention on tiles --- */
+    /* s[r][t] = sum_d q[r][d] * (tile[t][d] - 128), exact in i32. q: [n_rows][D] s8. s: [n_rows][64]. */
+    void (*score_i8)(const uint8_t *tile, const int8_t *q, uint32_t n_rows, uint32_t D, int32_t *s);
+    /* acc[r][c] = fmaf(wscale[r], (float)sum_t w[r][t] * tile[t][c], acc[r][c]). w: [n_rows][64] u8.
+     * acc: [n_rows][D] f32, 64-byte aligned. */
+    void (*wsum_i8)(const int8_t *tile, const uint8_t *w, const float *wscale, uint32_t n_rows, uint32_t D,
+                    float *acc);
+    /* s[r][t] = sum_d q[r][d] * kt[d][t], fmaf in ascending d. q rows `q_stride` elements apart. */
+    void (*score_f32)(const float *kt, const float *q, size_t q_stride, uint32_t n_rows, uint32_t D, float *s);
+    /* acc[r][c] += sum_t w[r][t] * v[t][c], fmaf in ascending t starting from acc. */
+    void (*wsum_f32)(const float *v, const float *w, uint32_t n_rows, uint32_t D, float *acc);
+    /* s[r][t] = fmaf((float)si[r][t] * qscale[r], kscale[t], bias[r]) : integer scores to logits' products */
+    void (*scale_scores)(const int32_t *si, const float *qscale, const float *kscale, const float *bias,
+                         uint32_t n_rows, float *s);
+    /* One online-softmax step of one row over 64 logits; s[t] becomes exp(s[t] - m), a hidden logit is
+     * -INFINITY and becomes 0. Updates row->m and row->l, sets row->fix. If all are hidden and m is
+     * -INFINITY, everything becomes 0 and fix 1. exp by the polynomial of the reference. */
+    void (*softmax)(float *s, struct tkv_softmax_row *row);
+    /* u8 weights of one row: x[t] = p[t] * vscale[t]; scale = max x / 255; w[t] = round(x[t] / scale), to
+     * nearest even. Returns scale (0 when all are 0). All inputs >= 0. */
+    float (*quantize_weights)(const float *p, const float *vscale, uint8_t *w);
+    /* s8 query row: scale = max|q| / 127; returns it; *sum = sum of codes. D values. */
+    float (*quantize_row_i8)(const float *x, uint32_t D, int8_t *codes, int32_t *sum);
+
+    /* --- turbo: Lloyd-Max codes of 4, 3 or 2 bits --- */
+    /* Page codes (FORMAT.md, turbo) to an i8 tile of the kind. bits: 2, 3 or 4. */
+    void (*turbo_tile_k)(const uint8_t *codes, uint32_t D, uint32_t bits, uint8_t *tile);
+    void (*turbo_tile_v)(const uint8_t *codes, uint32_t D, uint32_t bits, int8_t *tile);
+    /* Nearest codes of n values already divided by their scale: idx = number of thresholds below x.
+     * Thresholds ascending, 2^bits - 1 of them. */
+    void (*bucketize)(const float *x, size_t n, const float *thresholds, uint32_t n_thresholds, uint8_t *idx);
+
+    /* --- polar: angle codes over blocks of 16 (FORMAT.md, polar) --- */
+    /* Page codes to an i8 tile and one scale a token. bits: 222 or 333 for levels 2..4 (level 1 has 4). */
+    void (*polar_tile_k)(const uint8_t *page, uint32_t D, uint32_t bits, uint8_t *tile, float *scale);
+    void (*polar_tile_v)(const uint8_t *page, uint32_t D, uint32_t bits, int8_t *tile, float *scale);
+};
+
+/* Fills the table for a CPU mask: reference first, then overlays from low to high. */
+void tkv_kernels_init(struct tkv_kernels *k, uint32_t features);
+
+#endif
