@@ -1,0 +1,61 @@
+/* tightkv-ggml.h: what the llama.cpp plug-in offers beyond ggml's own interface.
+ *
+ * SPDX-License-Identifier: MIT
+ *
+ * None of these is a linked symbol: ask the registry for them by name, after the plug-in is loaded:
+ *
+ *     ggml_backend_reg_t reg = ggml_backend_reg_by_name(TIGHTKV_GGML_REG_NAME);
+ *     tightkv_ggml_stats_fn stats = ggml_backend_reg_get_proc_address(reg, "tightkv_ggml_stats");
+ *
+ * All may be called between graph computations, from the thread that drives llama.cpp.
+ */
+#ifndef TIGHTKV_GGML_H
+#define TIGHTKV_GGML_H
+
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define TIGHTKV_GGML_REG_NAME "tightkv"
+
+/* Environment variables:
+ *   TIGHTKV_KV      spec or preset of every cache; the default preset without it
+ *   TIGHTKV_DEVICE  1: take part although a real GPU is present; 0: stay out
+ *   TIGHTKV_SIZE    nominal: report buffers at f16 size (for builds of ggml with assertions);
+ *                   coded (the default): report what the coded cache needs
+ *   TIGHTKV_CPU     mask of CPU levels that may be used, as tkv_context_params.cpu_mask
+ *   TIGHTKV_VERBOSE 1: log every operation that falls back, not only the first of each kind */
+
+/* Sums over the caches that exist. */
+struct tightkv_ggml_stats {
+    uint32_t struct_size;  /* set by the caller to sizeof(struct tightkv_ggml_stats) */
+    uint32_t n_caches;     /* coded caches that exist */
+    uint64_t n_values;     /* values held, keys and values */
+    uint64_t f16_bytes;    /* what f16 takes for them */
+    uint64_t sealed_bytes; /* coded pages */
+    uint64_t open_bytes;   /* exact pages: sink, tail, pages not yet full */
+    uint64_t meta_bytes;   /* page tables and headers */
+    uint64_t plain_bytes;  /* tensors stored as they are, because they cannot be coded */
+    double exact_fraction; /* since tightkv_ggml_measure(1): mean share of live rows read exactly */
+    double read_fraction;  /* the same: read at all */
+    uint64_t n_scored;     /* (query row, layer) pairs those means are over */
+};
+
+/* Sets the spec of caches made from now on, instead of TIGHTKV_KV; NULL goes back to TIGHTKV_KV. Returns a
+ * tkv_status; on an error the spec in force stays. */
+typedef int (*tightkv_ggml_configure_fn)(const char *spec);
+
+/* Fills `out`. Returns a tkv_status. */
+typedef int (*tightkv_ggml_stats_fn)(struct tightkv_ggml_stats *out);
+
+/* on = 1 resets the fractions and begins to collect them in every attention; 0 stops. Collecting costs a
+ * pass over the mask a layer. Returns a tkv_status. */
+typedef int (*tightkv_ggml_measure_fn)(int on);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
