@@ -31,8 +31,9 @@ struct tkv_kernels {
     void (*f32_to_f16)(const float *x, uint16_t *y, size_t n);
     /* y[c][t] = x[t][c] for [64 tokens][D] rows, x_stride in elements, y is [D][64] */
     void (*transpose_f16)(const uint16_t *x, size_t x_stride, uint32_t D, float *y);
-    /* In place on n rows of D: multiply by sign[D] (+-1), then an orthonormal transform: Hadamard of the
-     * power-of-two part times an orthonormal DCT-II of the odd part m = D / 2^k, element i = a * m + b. */
+    /* In place on n rows of D <= TKV_MAX_HEAD_DIM: multiply by sign[D] (+-1), then an orthonormal transform:
+     * Hadamard of the power-of-two part times an orthonormal DCT-II of the odd part m = D / 2^k, which is 1, 3, 5
+     * or 7; element i = a * m + b. */
     void (*rotate)(float *x, size_t n, uint32_t D, const float *sign);
     /* The inverse (transpose) of rotate. */
     void (*unrotate)(float *x, size_t n, uint32_t D, const float *sign);
@@ -53,12 +54,13 @@ struct tkv_kernels {
                          uint32_t n_rows, float *s);
     /* One online-softmax step of one row over 64 logits; s[t] becomes exp(s[t] - m), a hidden logit is
      * -INFINITY and becomes 0. Updates row->m and row->l, sets row->fix. If all are hidden and m is
-     * -INFINITY, everything becomes 0 and fix 1. exp by the polynomial of the reference. */
+     * -INFINITY, everything becomes 0 and fix 1. A NaN logit makes l a NaN. exp: exp_poly.h. */
     void (*softmax)(float *s, struct tkv_softmax_row *row);
-    /* u8 weights of one row: x[t] = p[t] * vscale[t]; scale = max x / 255; w[t] = round(x[t] / scale), to
-     * nearest even. Returns scale (0 when all are 0). All inputs >= 0. */
+    /* u8 weights of one row: x[t] = p[t] * vscale[t]; w[t] = round(x[t] * (255 / max x)), to nearest even.
+     * Returns the scale max x / 255, 0 when max x is below 2^-100. All inputs >= 0; a NaN weighs nothing. */
     float (*quantize_weights)(const float *p, const float *vscale, uint8_t *w);
-    /* s8 query row: scale = max|q| / 127; returns it; *sum = sum of codes. D values. */
+    /* s8 query row: codes[d] = round(x[d] * (127 / max|x|)), *sum = sum of codes; returns the scale max|x| / 127,
+     * 0 when max|x| is below 2^-100. A row with a NaN or an infinity gets codes 0 and a scale that is one. */
     float (*quantize_row_i8)(const float *x, uint32_t D, int8_t *codes, int32_t *sum);
 
     /* --- turbo: Lloyd-Max codes of 4, 3 or 2 bits --- */
