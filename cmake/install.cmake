@@ -1,0 +1,27 @@
+# What `cmake --install` puts where, and how others find it: pkg-config and find_package(tightkv).
+include(CMakePackageConfigHelpers)
+
+set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/tightkv)
+install(TARGETS tightkv_shared tightkv_static EXPORT tightkv
+        ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR} LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}
+        RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+install(DIRECTORY include/tightkv DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
+install(EXPORT tightkv NAMESPACE tightkv:: FILE tightkv-targets.cmake DESTINATION ${package_dir})
+
+configure_package_config_file(cmake/tightkv-config.cmake.in tightkv-config.cmake
+                              INSTALL_DESTINATION ${package_dir})
+write_basic_package_version_file(tightkv-config-version.cmake COMPATIBILITY SameMinorVersion)
+install(FILES ${CMAKE_CURRENT_BINARY_DIR}/tightkv-config.cmake
+        ${CMAKE_CURRENT_BINARY_DIR}/tightkv-config-version.cmake DESTINATION ${package_dir})
+
+# pkg-config wants paths under ${prefix} where they are relative, and as they are where they are not.
+foreach(dir LIBDIR INCLUDEDIR)
+    if(IS_ABSOLUTE "${CMAKE_INSTALL_${dir}}")
+        set(pc_${dir} "${CMAKE_INSTALL_${dir}}")
+    else()
+        set(pc_${dir} "\${prefix}/${CMAKE_INSTALL_${dir}}")
+    endif()
+endforeach()
+configure_file(cmake/tightkv.pc.in tightkv.pc @ONLY)
+install(FILES ${CMAKE_CURRENT_BINARY_DIR}/tightkv.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
+install(FILES LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR})

@@ -1,0 +1,21 @@
+# Where llama.cpp is. LLAMA_CPP_DIR and LLAMA_CPP_BUILD, when given, are taken as they are; otherwise what
+# scripts/llama.sh has built for this user. Without either, the plug-in and its tests are left out.
+if(TKV_LLAMA AND NOT LLAMA_CPP_BUILD)
+    set(where_env "")
+    if(LLAMA_CPP_DIR)
+        set(where_env "LLAMA_CPP_DIR=${LLAMA_CPP_DIR}")
+    endif()
+    execute_process(COMMAND ${CMAKE_COMMAND} -E env ${where_env} ${PROJECT_SOURCE_DIR}/scripts/llama.sh where
+                    OUTPUT_VARIABLE where OUTPUT_STRIP_TRAILING_WHITESPACE RESULT_VARIABLE rc)
+    if(rc EQUAL 0)
+        string(REPLACE "\n" ";" where "${where}")
+        list(GET where 0 LLAMA_CPP_DIR)
+        list(GET where 1 LLAMA_CPP_BUILD)
+    endif()
+endif()
+if(TKV_LLAMA AND NOT EXISTS "${LLAMA_CPP_BUILD}/CMakeCache.txt")
+    message(STATUS "no llama.cpp build: the plug-in is left out (scripts/llama.sh makes one)")
+    set(TKV_LLAMA OFF)
+elseif(TKV_LLAMA)
+    message(STATUS "llama.cpp: ${LLAMA_CPP_DIR}, built in ${LLAMA_CPP_BUILD}")
+endif()
