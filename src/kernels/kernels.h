@@ -63,12 +63,26 @@ struct tkv_kernels {
      * 0 when max|x| is below 2^-100. A row with a NaN or an infinity gets codes 0 and a scale that is one. */
     float (*quantize_row_i8)(const float *x, uint32_t D, int8_t *codes, int32_t *sum);
 
-    /* --- turbo: Lloyd-Max codes of 4, 3 or 2 bits --- */
-    /* Page codes (FORMAT.md, turbo) to an i8 tile of the kind. bits: 2, 3 or 4. */
+    /* --- the 64 rows of a page to codes and back --- */
+    /* sum_sq[t] = sum of x[t][d]^2: lane d % 16 first, then a tree over lanes (+8, +4, +2, +1). */
+    void (*row_sum_sq)(const float *x, uint32_t D, float *sum_sq);
+    void (*row_absmax)(const float *x, uint32_t D, float *absmax);
+    /* codes[t][d] = x[t][d] * inv[t] rounded to nearest even, within -127..127 */
+    void (*quantize_rows_i8)(const float *x, const float *inv, uint32_t D, int8_t *codes);
+    /* [64][D] bytes to the order of a tile of the kind; and an i8 tile back to rows: code * scale[t]. */
+    void (*rows_to_tile)(const uint8_t *rows, uint32_t D, tkv_kind kind, uint8_t *tile);
+    void (*tile_to_rows)(const uint8_t *tile, uint32_t D, tkv_kind kind, const float *scale, float *x);
+
+    /* --- turbo: Lloyd-Max codes of 4, 3 or 2 bits (format/turbo.h) --- */
+    /* Page codes to an i8 tile of the kind. bits: 2, 3 or 4. */
     void (*turbo_tile_k)(const uint8_t *codes, uint32_t D, uint32_t bits, uint8_t *tile);
     void (*turbo_tile_v)(const uint8_t *codes, uint32_t D, uint32_t bits, int8_t *tile);
-    /* Nearest codes of n values already divided by their scale: idx = number of thresholds below x.
-     * Thresholds ascending, 2^bits - 1 of them. */
+    /* Codes in tile order, one a byte, to page codes. */
+    void (*turbo_pack)(const uint8_t *tile, uint32_t D, tkv_kind kind, uint32_t bits, uint8_t *codes);
+    /* codes[t][d] = number of turbo thresholds below x[t][d] * inv[t]; energy[t] = sum of squared levels. */
+    void (*turbo_codes)(const float *x, const float *inv, uint32_t D, uint32_t bits, uint8_t *codes,
+                        int32_t *energy);
+    /* idx[i] = number of thresholds below x[i]. Thresholds ascending, at most 15. */
     void (*bucketize)(const float *x, size_t n, const float *thresholds, uint32_t n_thresholds, uint8_t *idx);
 
     /* --- polar: angle codes over blocks of 16 (FORMAT.md, polar) --- */
