@@ -1,0 +1,3 @@
+#include "codec/codec.h"
+#include <immintrin.h>
+#include <string.h>

@@ -1,0 +1,2 @@
+#include "codec.h"
+#include "cache/cache.h"
