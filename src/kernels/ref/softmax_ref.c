@@ -63,7 +63,7 @@ static void softmax_ref(float *restrict s, struct tkv_softmax_row *restrict row)
     const float base = m == -INFINITY ? 0.0f : m; /* all hidden so far: -inf - 0 still gives weight 0 */
     for (size_t t = 0; t < TOKENS; t++)
         s[t] = exp_negative(s[t] - base);
-    row->fix = m == -INFINITY ? 1.0f : exp_negative(row->m - m);
+    row->fix = m == row->m ? 1.0f : exp_negative(row->m - m);
     row->l = fmaf(row->l, row->fix, fold_sum(s));
     row->m = m;
 }

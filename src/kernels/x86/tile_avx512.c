@@ -1,0 +1,234 @@
+/* Tile kernels for AVX-512 with VNNI. D a multiple of 16.
+ *
+ * A block of `rows` (1 to 6) x 4 registers of accumulators covers the 64 tokens of a score, or 64 channels of a
+ * weighted sum: 6 x 4 accumulators, 4 tile registers and one broadcast fill the register file, and each tile
+ * register serves all rows. vpdpbusd wants one unsigned side: for keys it is the tile (code + 128, and
+ * 128 * sum(q) comes off at the start), for values it is the weights.
+ *
+ * One row alone has too few chains to hide the latency of vpdpbusd: it takes two groups of dims at a time, or
+ * 128 channels. */
+#include <immintrin.h>
+#include <string.h>
+
+#include "base/compiler.h"
+#include "kernels/kernels.h"
+#include "kernels/row_blocks.h"
+
+#define TOKENS TKV_PAGE_TOKENS
+
+void tkv_tile_avx512(struct tkv_kernels *k);
+
+/* Four bytes in every 32-bit lane. */
+TKV_INLINE __m512i broadcast4(const void *p)
+{
+    int32_t x;
+    memcpy(&x, p, sizeof x);
+    return _mm512_set1_epi32(x);
+}
+
+/* -128 * sum of D codes. */
+TKV_INLINE int32_t minus_128_sum(const int8_t *q, uint32_t D)
+{
+    const __m512i offset = _mm512_set1_epi8((char)0x80);
+    __m512i sum = _mm512_setzero_si512();
+    for (uint32_t d = 0; d < D; d += 64) {
+        const __mmask64 live = D - d >= 64 ? ~(__mmask64)0 : ((__mmask64)1 << (D - d)) - 1;
+        sum = _mm512_dpbusd_epi32(sum, offset, _mm512_maskz_loadu_epi8(live, q + d));
+    }
+    return -_mm512_reduce_add_epi32(sum);
+}
+
+TKV_INLINE void score_i8_rows(const uint8_t *tile, const int8_t *q, uint32_t D, int32_t *s, int rows)
+{
+    __m512i acc[6][4];
+    for (int r = 0; r < rows; r++)
+        for (int b = 0; b < 4; b++)
+            acc[r][b] = _mm512_set1_epi32(minus_128_sum(q + (size_t)r * D, D));
+    for (size_t d = 0; d < D; d += 4) {
+        __m512i codes[4];
+        for (size_t b = 0; b < 4; b++)
+            codes[b] = _mm512_load_si512(tile + b * 16 * D + d * 16);
+        for (int r = 0; r < rows; r++) {
+            const __m512i qr = broadcast4(q + (size_t)r * D + d);
+            for (int b = 0; b < 4; b++)
+                acc[r][b] = _mm512_dpbusd_epi32(acc[r][b], codes[b], qr);
+        }
+    }
+    for (int r = 0; r < rows; r++)
+        for (int b = 0; b < 4; b++)
+            _mm512_storeu_si512(s + r * TOKENS + b * 16, acc[r][b]);
+}
+
+static void score_i8_one(const uint8_t *restrict tile, const int8_t *restrict q, uint32_t D, int32_t *restrict s)
+{
+    __m512i even[4], odd[4];
+    for (int b = 0; b < 4; b++) {
+        even[b] = _mm512_set1_epi32(minus_128_sum(q, D));
+        odd[b] = _mm512_setzero_si512();
+    }
+    for (size_t d = 0; d < D; d += 8) {
+        const __m512i q0 = broadcast4(q + d), q1 = broadcast4(q + d + 4);
+        for (size_t b = 0; b < 4; b++) {
+            const uint8_t *codes = tile + b * 16 * D + d * 16;
+            even[b] = _mm512_dpbusd_epi32(even[b], _mm512_load_si512(codes), q0);
+            odd[b] = _mm512_dpbusd_epi32(odd[b], _mm512_load_si512(codes + 64), q1);
+        }
+    }
+    for (int b = 0; b < 4; b++)
+        _mm512_storeu_si512(s + b * 16, _mm512_add_epi32(even[b], odd[b]));
+}
+
+static void score_i8_avx512(const uint8_t *restrict tile, const int8_t *restrict q, uint32_t n_rows, uint32_t D,
+                            int32_t *restrict s)
+{
+    if (n_rows == 1) {
+        score_i8_one(tile, q, D, s);
+        return;
+    }
+    for (uint32_t r = 0, n; r < n_rows; r += n) {
+        n = tkv_row_block(n_rows - r);
+#define BODY(rows) score_i8_rows(tile, q + (size_t)r * D, D, s + (size_t)r * TOKENS, rows)
+        TKV_SWITCH_ROWS(n, BODY)
+#undef BODY
+    }
+}
+
+/* rows x (16 * cols) channels from channel c on. */
+TKV_INLINE void wsum_i8_block(const int8_t *tile, const uint8_t *w, const float *wscale, uint32_t D, float *acc,
+                              int rows, size_t cols)
+{
+    __m512i sum[6][8];
+    for (int r = 0; r < rows; r++)
+        for (size_t i = 0; i < cols; i++)
+            sum[r][i] = _mm512_setzero_si512();
+    for (size_t t = 0; t < TOKENS; t += 4) {
+        __m512i codes[8];
+        for (size_t i = 0; i < cols; i++)
+            codes[i] = _mm512_load_si512(tile + t * D + i * 64);
+        for (int r = 0; r < rows; r++) {
+            const __m512i wr = broadcast4(w + r * TOKENS + t);
+            for (size_t i = 0; i < cols; i++)
+                sum[r][i] = _mm512_dpbusd_epi32(sum[r][i], wr, codes[i]);
+        }
+    }
+    for (int r = 0; r < rows; r++)
+        for (size_t i = 0; i < cols; i++) {
+            float *out = acc + (size_t)r * D + i * 16;
+            const __m512 x = _mm512_cvtepi32_ps(sum[r][i]);
+            _mm512_storeu_ps(out, _mm512_fmadd_ps(_mm512_set1_ps(wscale[r]), x, _mm512_loadu_ps(out)));
+        }
+}
+
+TKV_INLINE void wsum_i8_rows(const int8_t *tile, const uint8_t *w, const float *wscale, uint32_t D, float *acc,
+                             int rows)
+{
+    uint32_t c = 0;
+    if (rows <= 2)
+        for (; c + 128 <= D; c += 128)
+            wsum_i8_block(tile + c * 4, w, wscale, D, acc + c, rows, 8);
+    for (; c + 64 <= D; c += 64)
+        wsum_i8_block(tile + c * 4, w, wscale, D, acc + c, rows, 4);
+    switch ((D - c) / 16) {
+    case 1: wsum_i8_block(tile + c * 4, w, wscale, D, acc + c, rows, 1); break;
+    case 2: wsum_i8_block(tile + c * 4, w, wscale, D, acc + c, rows, 2); break;
+    case 3: wsum_i8_block(tile + c * 4, w, wscale, D, acc + c, rows, 3); break;
+    }
+}
+
+static void wsum_i8_avx512(const int8_t *restrict tile, const uint8_t *restrict w, const float *restrict wscale,
+                           uint32_t n_rows, uint32_t D, float *restrict acc)
+{
+    for (uint32_t r = 0, n; r < n_rows; r += n) {
+        n = tkv_row_block(n_rows - r);
+#define BODY(rows) wsum_i8_rows(tile, w + (size_t)r * TOKENS, wscale + r, D, acc + (size_t)r * D, rows)
+        TKV_SWITCH_ROWS(n, BODY)
+#undef BODY
+    }
+}
+
+TKV_INLINE void score_f32_rows(const float *kt, const float *q, size_t q_stride, uint32_t D, float *s, int rows)
+{
+    __m512 acc[6][4];
+    for (int r = 0; r < rows; r++)
+        for (int b = 0; b < 4; b++)
+            acc[r][b] = _mm512_setzero_ps();
+    for (size_t d = 0; d < D; d++) {
+        __m512 x[4];
+        for (int b = 0; b < 4; b++)
+            x[b] = _mm512_load_ps(kt + d * TOKENS + b * 16);
+        for (int r = 0; r < rows; r++) {
+            const __m512 qr = _mm512_set1_ps(q[(size_t)r * q_stride + d]);
+            for (int b = 0; b < 4; b++)
+                acc[r][b] = _mm512_fmadd_ps(qr, x[b], acc[r][b]);
+        }
+    }
+    for (int r = 0; r < rows; r++)
+        for (int b = 0; b < 4; b++)
+            _mm512_storeu_ps(s + r * TOKENS + b * 16, acc[r][b]);
+}
+
+static void score_f32_avx512(const float *restrict kt, const float *restrict q, size_t q_stride, uint32_t n_rows,
+                             uint32_t D, float *restrict s)
+{
+    for (uint32_t r = 0, n; r < n_rows; r += n) {
+        n = tkv_row_block(n_rows - r);
+#define BODY(rows) score_f32_rows(kt, q + r * q_stride, q_stride, D, s + (size_t)r * TOKENS, rows)
+        TKV_SWITCH_ROWS(n, BODY)
+#undef BODY
+    }
+}
+
+TKV_INLINE void wsum_f32_block(const float *v, const float *w, uint32_t D, float *acc, int rows, size_t cols)
+{
+    __m512 sum[6][8];
+    for (int r = 0; r < rows; r++)
+        for (size_t i = 0; i < cols; i++)
+            sum[r][i] = _mm512_loadu_ps(acc + (size_t)r * D + i * 16);
+    for (size_t t = 0; t < TOKENS; t++) {
+        __m512 x[8];
+        for (size_t i = 0; i < cols; i++)
+            x[i] = _mm512_load_ps(v + t * D + i * 16);
+        for (int r = 0; r < rows; r++) {
+            const __m512 wr = _mm512_set1_ps(w[r * TOKENS + t]);
+            for (size_t i = 0; i < cols; i++)
+                sum[r][i] = _mm512_fmadd_ps(wr, x[i], sum[r][i]);
+        }
+    }
+    for (int r = 0; r < rows; r++)
+        for (size_t i = 0; i < cols; i++)
+            _mm512_storeu_ps(acc + (size_t)r * D + i * 16, sum[r][i]);
+}
+
+TKV_INLINE void wsum_f32_rows(const float *v, const float *w, uint32_t D, float *acc, int rows)
+{
+    uint32_t c = 0;
+    if (rows <= 2)
+        for (; c + 128 <= D; c += 128)
+            wsum_f32_block(v + c, w, D, acc + c, rows, 8);
+    for (; c + 64 <= D; c += 64)
+        wsum_f32_block(v + c, w, D, acc + c, rows, 4);
+    switch ((D - c) / 16) {
+    case 1: wsum_f32_block(v + c, w, D, acc + c, rows, 1); break;
+    case 2: wsum_f32_block(v + c, w, D, acc + c, rows, 2); break;
+    case 3: wsum_f32_block(v + c, w, D, acc + c, rows, 3); break;
+    }
+}
+
+static void wsum_f32_avx512(const float *restrict v, const float *restrict w, uint32_t n_rows, uint32_t D,
+                            float *restrict acc)
+{
+    for (uint32_t r = 0, n; r < n_rows; r += n) {
+        n = tkv_row_block(n_rows - r);
+#define BODY(rows) wsum_f32_rows(v, w + (size_t)r * TOKENS, D, acc + (size_t)r * D, rows)
+        TKV_SWITCH_ROWS(n, BODY)
+#undef BODY
+    }
+}
+
+void tkv_tile_avx512(struct tkv_kernels *k)
+{
+    k->score_i8 = score_i8_avx512;
+    k->wsum_i8 = wsum_i8_avx512;
+    k->score_f32 = score_f32_avx512;
+    k->wsum_f32 = wsum_f32_avx512;
+}
