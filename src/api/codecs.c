@@ -1,0 +1,164 @@
+/* Codecs without a cache: describing them, coding and decoding pages. */
+#include <math.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/status.h"
+#include "cache/context.h"
+#include "codec/codec.h"
+
+uint32_t tkv_codec_count(void)
+{
+    return tkv_codec_registry_count();
+}
+
+tkv_status tkv_codec_describe(uint32_t i, tkv_codec_info *out)
+{
+    const struct tkv_codec_ops *ops = tkv_codec_by_index(i);
+    if (!ops || !out || out->struct_size != sizeof *out)
+        return TKV_ERR_INVALID;
+    *out = (tkv_codec_info){
+        .struct_size = sizeof *out,
+        .id = ops->id,
+        .name = ops->name,
+        .summary = ops->summary,
+        .whole_page = !!(ops->caps & TKV_CAP_WHOLE_PAGE),
+        .idempotent = !!(ops->caps & TKV_CAP_IDEMPOTENT),
+        .rotates = !!(ops->caps & TKV_CAP_ROTATES),
+        .fused = !!ops->tile_i8,
+    };
+    return TKV_OK;
+}
+
+size_t tkv_page_bytes(tkv_codec codec, tkv_kind kind, uint32_t head_dim)
+{
+    const struct tkv_codec_ops *ops = tkv_codec_by_id(codec.id);
+    return ops && ops->supports(head_dim, kind) ? ops->page_bytes(head_dim, kind) : 0;
+}
+
+/* One call's codec and working memory. */
+struct work {
+    const struct tkv_codec_ops *ops;
+    struct tkv_codec_env env;
+    bool rotates;
+    const float *sign;
+    size_t page_bytes, scratch_bytes;
+    float *x; /* [64][head_dim], codec scratch behind */
+};
+
+static tkv_status begin(tkv_context *ctx, tkv_codec codec, tkv_kind kind, uint32_t head_dim, struct work *w, tkv_error *err)
+{
+    const struct tkv_codec_ops *ops = tkv_codec_by_id(codec.id);
+    if (!ctx || !ops)
+        return tkv_fail(err, TKV_ERR_INVALID, "no context, or no codec with id %u", codec.id);
+    if (!ops->supports(head_dim, kind))
+        return tkv_fail(err, TKV_ERR_UNSUPPORTED, "%s cannot code head size %u: a multiple of 16 up to %d is needed",
+                        ops->name, head_dim, TKV_MAX_HEAD_DIM);
+    *w = (struct work){
+        .ops = ops,
+        .env = {.kernels = &ctx->kernels, .head_dim = head_dim, .kind = kind},
+        .rotates = (ops->caps & TKV_CAP_ROTATES) && !(codec.flags & TKV_CODEC_NO_ROTATION),
+        .sign = ctx->sign,
+        .page_bytes = ops->page_bytes(head_dim, kind),
+    };
+    const size_t rows = tkv_align_up(sizeof(float) * TKV_PAGE_TOKENS * head_dim);
+    w->scratch_bytes = rows + (ops->scratch_bytes ? ops->scratch_bytes(head_dim) : 0);
+    w->x = tkv_alloc(&ctx->allocator, w->scratch_bytes);
+    return w->x ? TKV_OK : tkv_fail_nomem(err, w->scratch_bytes, "scratch");
+}
+
+static size_t n_pages(size_t n_tokens)
+{
+    return n_tokens / TKV_PAGE_TOKENS + (n_tokens % TKV_PAGE_TOKENS != 0);
+}
+
+static uint64_t first_bits(size_t n)
+{
+    return n >= 64 ? UINT64_MAX : ((uint64_t)1 << n) - 1;
+}
+
+static void load_rows(const struct work *w, const uint8_t *rows, tkv_type type, size_t stride, size_t n)
+{
+    const uint32_t D = w->env.head_dim;
+    for (size_t t = 0; t < n; t++) {
+        if (type == TKV_F16)
+            w->env.kernels->f16_to_f32((const uint16_t *)(const void *)(rows + t * stride), w->x + t * D, D);
+        else
+            memcpy(w->x + t * D, rows + t * stride, (size_t)D * sizeof(float));
+    }
+    memset(w->x + n * D, 0, (TKV_PAGE_TOKENS - n) * (size_t)D * sizeof(float));
+}
+
+static bool finite_f16(const float *x, size_t n)
+{
+    bool good = true;
+    for (size_t i = 0; i < n; i++)
+        good &= fabsf(x[i]) <= 65504.0f; /* false for NaN */
+    return good;
+}
+
+/* Two passes, so that a bad value leaves `pages` untouched. */
+static tkv_status encode_pages(const struct work *w, const uint8_t *rows, tkv_type type, size_t stride, size_t n_tokens,
+                               uint8_t *pages, bool write, tkv_error *err)
+{
+    const size_t D = w->env.head_dim;
+    for (size_t p = 0; p < n_pages(n_tokens); p++) {
+        const size_t first = p * TKV_PAGE_TOKENS;
+        const size_t n = n_tokens - first < TKV_PAGE_TOKENS ? n_tokens - first : TKV_PAGE_TOKENS;
+        load_rows(w, rows + first * stride, type, stride, n);
+        if (!write) {
+            if (!finite_f16(w->x, n * D))
+                return tkv_fail(err, TKV_ERR_NONFINITE, "a value of tokens %zu to %zu is NaN, infinite or over 65504", first,
+                                first + n - 1);
+            continue;
+        }
+        if (w->rotates)
+            w->env.kernels->rotate(w->x, TKV_PAGE_TOKENS, w->env.head_dim, w->sign);
+        void *scratch = (uint8_t *)w->x + tkv_align_up(sizeof(float) * TKV_PAGE_TOKENS * D);
+        w->ops->encode(&w->env, w->x, first_bits(n), pages + p * w->page_bytes, scratch);
+    }
+    return TKV_OK;
+}
+
+tkv_status tkv_encode(tkv_context *ctx, tkv_codec codec, tkv_kind kind, uint32_t head_dim, const void *rows, tkv_type type,
+                      size_t row_stride, size_t n_tokens, void *pages, size_t capacity, tkv_error *err)
+{
+    struct work w;
+    tkv_status status = begin(ctx, codec, kind, head_dim, &w, err);
+    if (status != TKV_OK)
+        return status;
+    if (n_pages(n_tokens) > capacity / w.page_bytes)
+        status = tkv_fail(err, TKV_ERR_RANGE, "%zu tokens need %zu pages of %zu bytes, the buffer has %zu bytes", n_tokens,
+                          n_pages(n_tokens), w.page_bytes, capacity);
+    for (int write = 0; write <= 1 && status == TKV_OK; write++)
+        status = encode_pages(&w, rows, type, row_stride, n_tokens, pages, write, err);
+    tkv_free(&ctx->allocator, w.x, w.scratch_bytes);
+    return status;
+}
+
+tkv_status tkv_decode(tkv_context *ctx, tkv_codec codec, tkv_kind kind, uint32_t head_dim, const void *pages, size_t n_bytes,
+                      void *rows, tkv_type type, size_t row_stride, size_t n_tokens, tkv_error *err)
+{
+    struct work w;
+    tkv_status status = begin(ctx, codec, kind, head_dim, &w, err);
+    if (status != TKV_OK)
+        return status;
+    if (n_pages(n_tokens) > n_bytes / w.page_bytes)
+        status = tkv_fail(err, TKV_ERR_RANGE, "%zu tokens are %zu pages of %zu bytes, there are only %zu bytes", n_tokens,
+                          n_pages(n_tokens), w.page_bytes, n_bytes);
+    for (size_t t = 0; t < n_tokens && status == TKV_OK; t++) {
+        if (t % TKV_PAGE_TOKENS == 0) {
+            w.ops->decode(&w.env, (const uint8_t *)pages + t / TKV_PAGE_TOKENS * w.page_bytes, w.x);
+            if (w.rotates)
+                w.env.kernels->unrotate(w.x, TKV_PAGE_TOKENS, head_dim, w.sign);
+        }
+        const float *x = w.x + t % TKV_PAGE_TOKENS * head_dim;
+        uint8_t *out = (uint8_t *)rows + t * row_stride;
+        if (type == TKV_F16)
+            w.env.kernels->f32_to_f16(x, (uint16_t *)(void *)out, head_dim);
+        else
+            memcpy(out, x, head_dim * sizeof(float));
+    }
+    tkv_free(&ctx->allocator, w.x, w.scratch_bytes);
+    return status;
+}

@@ -1,0 +1,179 @@
+/* Specs: "k=turbo4,v=turbo3,sink=64,tail=128". */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/status.h"
+#include "codec/codec.h"
+
+#define SPEC_MAX 256
+
+static const struct {
+    const char *name, *text, *summary;
+} presets[] = {
+    {"default", "k=turbo4c,v=turbo4,sink=64,tail=128", "a quarter of f16, holds on models with key outliers"},
+    {"safe", "k=q8,v=q8,sink=64,tail=128", "half of f16, no measurable loss"},
+    {"small", "k=turbo4c,v=turbo3,sink=64,tail=128", "under a quarter of f16, a small loss"},
+    {"smallest", "k=turbo3c,v=turbo2,sink=64,tail=128", "a sixth of f16, for when nothing else fits"},
+    {"polar", "k=polar433,v=polar433,sink=64,tail=128", "PolarQuant with the better bit split"},
+};
+
+tkv_status tkv_spec_preset(uint32_t i, const char **name, const char **text, const char **summary)
+{
+    if (i >= sizeof presets / sizeof presets[0])
+        return TKV_ERR_INVALID;
+    if (name)
+        *name = presets[i].name;
+    if (text)
+        *text = presets[i].text;
+    if (summary)
+        *summary = presets[i].summary;
+    return TKV_OK;
+}
+
+static const char *preset_text(const char *name)
+{
+    for (size_t i = 0; i < sizeof presets / sizeof presets[0]; i++)
+        if (strcmp(presets[i].name, name) == 0)
+            return presets[i].text;
+    return NULL;
+}
+
+tkv_status tkv_codec_find(const char *name, tkv_codec *out, tkv_error *err)
+{
+    const struct tkv_codec_ops *ops = name ? tkv_codec_by_name(name) : NULL;
+    if (ops) {
+        *out = (tkv_codec){.id = ops->id};
+        return TKV_OK;
+    }
+    char known[SPEC_MAX] = "";
+    for (uint32_t i = 0; i < tkv_codec_registry_count(); i++) {
+        const size_t used = strlen(known);
+        snprintf(known + used, sizeof known - used, " %s", tkv_codec_by_index(i)->name);
+    }
+    return tkv_fail(err, TKV_ERR_SPEC, "unknown codec '%.40s'; there are:%s", name ? name : "", known);
+}
+
+static tkv_status parse_count(const char *key, const char *value, uint32_t most, uint32_t *out, tkv_error *err)
+{
+    char *end;
+    const unsigned long n = strtoul(value, &end, 10);
+    if (value[0] < '0' || value[0] > '9' || *end || n > most)
+        return tkv_fail(err, TKV_ERR_SPEC, "%s=%.40s: a number from 0 to %u is needed", key, value, most);
+    *out = (uint32_t)n;
+    return TKV_OK;
+}
+
+/* Spec under construction: rot= comes on top of the codecs, wherever it stands. */
+struct draft {
+    tkv_spec spec;
+    bool no_rotation;
+};
+
+static tkv_status set_rotation(struct draft *d, const char *value, tkv_error *err)
+{
+    if (strcmp(value, "none") != 0 && strcmp(value, "hadamard") != 0)
+        return tkv_fail(err, TKV_ERR_SPEC, "rot=%.40s: hadamard or none is needed", value);
+    d->no_rotation = strcmp(value, "none") == 0;
+    return TKV_OK;
+}
+
+static tkv_status set_key(struct draft *d, const char *key, const char *value, tkv_error *err)
+{
+    tkv_spec *s = &d->spec;
+    const struct {
+        const char *key;
+        tkv_codec *codec[2];
+    } codecs[] = {
+        {"k", {&s->k, NULL}},
+        {"v", {&s->v, NULL}},
+        {"kv", {&s->k, &s->v}},
+        {"visual.k", {&s->visual_k, NULL}},
+        {"visual.v", {&s->visual_v, NULL}},
+    };
+    for (size_t i = 0; i < sizeof codecs / sizeof codecs[0]; i++) {
+        if (strcmp(key, codecs[i].key) != 0)
+            continue;
+        tkv_codec found;
+        const tkv_status status = tkv_codec_find(value, &found, err);
+        for (int j = 0; j < 2 && status == TKV_OK; j++)
+            if (codecs[i].codec[j])
+                *codecs[i].codec[j] = found;
+        return status;
+    }
+    if (strcmp(key, "sink") == 0)
+        return parse_count(key, value, 1u << 20, &s->sink, err);
+    if (strcmp(key, "tail") == 0)
+        return parse_count(key, value, 1u << 20, &s->tail, err);
+    if (strcmp(key, "strict") == 0)
+        return parse_count(key, value, 1, &s->strict, err);
+    if (strcmp(key, "rot") == 0)
+        return set_rotation(d, value, err);
+    return tkv_fail(err, TKV_ERR_SPEC, "unknown key '%.40s'; there are: k v kv visual.k visual.v sink tail rot strict",
+                    key);
+}
+
+static tkv_status parse_words(struct draft *d, const char *text, bool preset_allowed, tkv_error *err)
+{
+    char copy[SPEC_MAX];
+    if (strlen(text) >= sizeof copy)
+        return tkv_fail(err, TKV_ERR_SPEC, "a spec has at most %d characters", SPEC_MAX - 1);
+    strcpy(copy, text);
+    bool first = true;
+    for (char *word = copy, *next; word; word = next, first = false) {
+        next = strchr(word, ',');
+        if (next)
+            *next++ = '\0';
+        char *value = strchr(word, '=');
+        tkv_status status = TKV_OK;
+        if (value) {
+            *value++ = '\0';
+            status = set_key(d, word, value, err);
+        } else if (first && preset_allowed && preset_text(word)) {
+            status = parse_words(d, preset_text(word), false, err);
+        } else {
+            char names[SPEC_MAX] = "";
+            for (size_t i = 0; i < sizeof presets / sizeof presets[0]; i++)
+                strcat(strcat(names, " "), presets[i].name);
+            status = tkv_fail(err, TKV_ERR_SPEC, "'%.40s' is neither key=value nor a preset at the start; presets:%s", word,
+                              names);
+        }
+        if (status != TKV_OK)
+            return status;
+    }
+    return TKV_OK;
+}
+
+tkv_status tkv_spec_parse(const char *text, tkv_spec *out, tkv_error *err)
+{
+    if (!out)
+        return tkv_fail(err, TKV_ERR_INVALID, "out is NULL");
+    struct draft d = {.spec = {.struct_size = sizeof *out, .sink = 64, .tail = 128}};
+    const tkv_status status = parse_words(&d, text && *text ? text : presets[0].name, true, err);
+    if (status != TKV_OK)
+        return status;
+    if (!d.spec.k.id || !d.spec.v.id)
+        return tkv_fail(err, TKV_ERR_SPEC, "the spec names no codec for %s: add %s=turbo4", d.spec.k.id ? "values" : "keys",
+                        d.spec.k.id ? "v" : "k");
+    tkv_codec *codecs[] = {&d.spec.k, &d.spec.v, &d.spec.visual_k, &d.spec.visual_v};
+    for (size_t i = 0; i < 4 && d.no_rotation; i++)
+        if (codecs[i]->id)
+            codecs[i]->flags |= TKV_CODEC_NO_ROTATION;
+    *out = d.spec;
+    return TKV_OK;
+}
+
+tkv_status tkv_spec_print(const tkv_spec *spec, char *buf, size_t capacity)
+{
+    if (!spec || !buf || !tkv_codec_by_id(spec->k.id) || !tkv_codec_by_id(spec->v.id))
+        return TKV_ERR_INVALID;
+    char visual[2][48] = {"", ""};
+    const tkv_codec visual_codec[2] = {spec->visual_k, spec->visual_v};
+    for (int i = 0; i < 2; i++)
+        if (tkv_codec_by_id(visual_codec[i].id))
+            snprintf(visual[i], sizeof visual[i], ",visual.%c=%s", "kv"[i], tkv_codec_by_id(visual_codec[i].id)->name);
+    const int n = snprintf(buf, capacity, "k=%s,v=%s%s%s,sink=%u,tail=%u%s%s", tkv_codec_by_id(spec->k.id)->name,
+                           tkv_codec_by_id(spec->v.id)->name, visual[0], visual[1], spec->sink, spec->tail,
+                           spec->k.flags & TKV_CODEC_NO_ROTATION ? ",rot=none" : "", spec->strict ? ",strict=1" : "");
+    return n < 0 || (size_t)n >= capacity ? TKV_ERR_RANGE : TKV_OK;
+}

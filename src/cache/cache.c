@@ -1,0 +1,231 @@
+/* Creating caches and layers, and what they hold. */
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/status.h"
+#include "cache/cache.h"
+
+void *tkv_cache_scratch(tkv_cache *cache, size_t bytes)
+{
+    if (bytes <= cache->scratch_bytes)
+        return cache->scratch;
+    void *grown = tkv_alloc(&cache->ctx->allocator, bytes);
+    if (!grown)
+        return NULL;
+    tkv_free(&cache->ctx->allocator, cache->scratch, cache->scratch_bytes);
+    cache->scratch = grown;
+    cache->scratch_bytes = bytes;
+    return grown;
+}
+
+tkv_status tkv_cache_create(tkv_context *ctx, const tkv_spec *spec, tkv_cache **out, tkv_error *err)
+{
+    if (!ctx || !spec || !out)
+        return tkv_fail(err, TKV_ERR_INVALID, "ctx, spec and out must not be NULL");
+    if (spec->struct_size != sizeof *spec || !tkv_codec_by_id(spec->k.id) || !tkv_codec_by_id(spec->v.id))
+        return tkv_fail(err, TKV_ERR_INVALID, "not a spec: make it with tkv_spec_parse()");
+    tkv_cache *cache = tkv_alloc_zero(&ctx->allocator, sizeof *cache);
+    if (!cache)
+        return tkv_fail_nomem(err, sizeof *cache, "a cache");
+    cache->ctx = ctx;
+    cache->spec = *spec;
+    *out = cache;
+    return TKV_OK;
+}
+
+static void layer_release(tkv_cache *cache, struct tkv_layer *layer)
+{
+    const tkv_allocator *a = &cache->ctx->allocator;
+    const size_t balance_bytes = (size_t)layer->shape.n_kv_heads * layer->head_dim[TKV_K] * sizeof(float);
+    tkv_free(a, layer->pages, layer->shape.n_streams * layer->pages_per_stream * sizeof *layer->pages);
+    tkv_free(a, layer->streams, layer->shape.n_streams * sizeof *layer->streams);
+    tkv_free(a, layer->open_pages, layer->open_capacity * sizeof *layer->open_pages);
+    tkv_free(a, layer->balance, balance_bytes);
+    tkv_free(a, layer->q_square, balance_bytes);
+    for (int klass = 0; klass < TKV_N_CLASSES; klass++)
+        for (int kind = TKV_K; kind <= TKV_V; kind++) {
+            struct tkv_layer_codec *codec = &layer->codec[klass][kind];
+            tkv_free(a, codec->models, layer->shape.n_kv_heads * codec->model_bytes);
+        }
+}
+
+void tkv_cache_destroy(tkv_cache *cache)
+{
+    if (!cache)
+        return;
+    const tkv_allocator *a = &cache->ctx->allocator;
+    for (uint32_t i = 0; i < cache->n_layers; i++)
+        layer_release(cache, &cache->layers[i]);
+    for (uint32_t i = 0; i < cache->n_pools; i++) {
+        tkv_pool_destroy(cache->pools[i]);
+        tkv_free(a, cache->pools[i], sizeof *cache->pools[i]);
+    }
+    tkv_free(a, cache->layers, cache->layer_capacity * sizeof *cache->layers);
+    tkv_free(a, cache->pools, cache->pool_capacity * sizeof(struct tkv_pool *));
+    tkv_free(a, cache->scratch, cache->scratch_bytes);
+    tkv_free(a, cache, sizeof *cache);
+}
+
+/* Doubles an array of the cache's when it is full. */
+static bool grow(tkv_cache *cache, void **array, uint32_t n, uint32_t *capacity, size_t item_bytes)
+{
+    if (n < *capacity)
+        return true;
+    const uint32_t wanted = *capacity ? 2 * *capacity : 8;
+    void *grown = tkv_alloc_zero(&cache->ctx->allocator, wanted * item_bytes);
+    if (!grown)
+        return false;
+    if (n)
+        memcpy(grown, *array, n * item_bytes);
+    tkv_free(&cache->ctx->allocator, *array, *capacity * item_bytes);
+    *array = grown;
+    *capacity = wanted;
+    return true;
+}
+
+/* The pool of a record size; layers of the same shape share it. */
+static struct tkv_pool *pool_for(tkv_cache *cache, size_t record_bytes)
+{
+    const size_t rounded = tkv_align_up(record_bytes);
+    for (uint32_t i = 0; i < cache->n_pools; i++)
+        if (cache->pools[i]->record_bytes == rounded)
+            return cache->pools[i];
+    void *pools = cache->pools;
+    if (!grow(cache, &pools, cache->n_pools, &cache->pool_capacity, sizeof(struct tkv_pool *)))
+        return NULL;
+    cache->pools = pools;
+    struct tkv_pool *pool = tkv_alloc(&cache->ctx->allocator, sizeof *pool);
+    if (!pool)
+        return NULL;
+    tkv_pool_init(pool, &cache->ctx->allocator, rounded);
+    cache->pools[cache->n_pools++] = pool;
+    return pool;
+}
+
+static tkv_status layer_codecs(const tkv_cache *cache, struct tkv_layer *layer, tkv_error *err)
+{
+    const tkv_spec *spec = &cache->spec;
+    const tkv_codec chosen[TKV_N_CLASSES][2] = {
+        {spec->k, spec->v},
+        {spec->visual_k.id ? spec->visual_k : spec->k, spec->visual_v.id ? spec->visual_v : spec->v},
+    };
+    for (int klass = 0; klass < TKV_N_CLASSES; klass++) {
+        layer->sealed_bytes[klass] = 0;
+        for (int kind = TKV_K; kind <= TKV_V; kind++) {
+            const struct tkv_codec_ops *ops = tkv_codec_by_id(chosen[klass][kind].id);
+            const uint32_t D = layer->head_dim[kind];
+            if (!ops->supports(D, (tkv_kind)kind))
+                return tkv_fail(err, TKV_ERR_UNSUPPORTED,
+                                "%s cannot code %s of head size %u: a multiple of 16 up to %d is needed; keep this "
+                                "layer exact",
+                                ops->name, kind == TKV_K ? "keys" : "values", D, TKV_MAX_HEAD_DIM);
+            const uint16_t flags = chosen[klass][kind].flags;
+            layer->codec[klass][kind] = (struct tkv_layer_codec){
+                .ops = ops,
+                .flags = flags,
+                .rotates = (ops->caps & TKV_CAP_ROTATES) && !(flags & TKV_CODEC_NO_ROTATION),
+                .page_bytes = tkv_align_up(ops->page_bytes(D, (tkv_kind)kind)),
+                .model_bytes = ops->caps & TKV_CAP_LEARNS ? tkv_align_up(ops->model_bytes(D)) : 0,
+            };
+            layer->sealed_bytes[klass] += layer->shape.n_kv_heads * layer->codec[klass][kind].page_bytes;
+        }
+    }
+    return TKV_OK;
+}
+
+static tkv_status layer_memory(tkv_cache *cache, struct tkv_layer *layer, tkv_error *err)
+{
+    const tkv_allocator *a = &cache->ctx->allocator;
+    const size_t n_pages = layer->shape.n_streams * layer->pages_per_stream;
+    layer->pages = tkv_alloc_zero(a, n_pages * sizeof *layer->pages);
+    layer->streams = tkv_alloc_zero(a, layer->shape.n_streams * sizeof *layer->streams);
+    layer->open_pool = pool_for(cache, tkv_open_bytes(layer));
+    bool complete = layer->pages && layer->streams && layer->open_pool;
+    for (int klass = 0; klass < TKV_N_CLASSES; klass++) {
+        layer->sealed_pool[klass] = pool_for(cache, layer->sealed_bytes[klass]);
+        complete = complete && layer->sealed_pool[klass];
+    }
+    if (layer->codec[TKV_SPAN_TEXT][TKV_K].ops->caps & TKV_CAP_BALANCES) {
+        layer->q_square = tkv_alloc_zero(a, (size_t)layer->shape.n_kv_heads * layer->head_dim[TKV_K] * sizeof(float));
+        complete = complete && layer->q_square;
+    }
+    return complete ? TKV_OK : tkv_fail_nomem(err, n_pages * sizeof *layer->pages, "a layer's page table");
+}
+
+static bool shape_valid(const tkv_layer_params *p)
+{
+    size_t total;
+    return p->struct_size == sizeof *p && p->n_kv_heads && p->k_head_dim && p->v_head_dim && p->n_slots && p->n_streams &&
+           tkv_mul(p->n_slots, p->n_streams, &total) && total <= INT64_MAX / 2;
+}
+
+tkv_status tkv_cache_add_layer(tkv_cache *cache, const tkv_layer_params *params, uint32_t *index, tkv_error *err)
+{
+    if (!cache || !params || !index || !shape_valid(params))
+        return tkv_fail(err, TKV_ERR_INVALID, "layer params must be set and above zero");
+    struct tkv_layer layer = {.shape = *params, .head_dim = {params->k_head_dim, params->v_head_dim}};
+    layer.pages_per_stream = ((size_t)params->n_slots + TKV_PAGE_TOKENS - 1) / TKV_PAGE_TOKENS;
+    tkv_status status = layer_codecs(cache, &layer, err);
+    if (status != TKV_OK)
+        return status;
+    void *layers = cache->layers;
+    if (!grow(cache, &layers, cache->n_layers, &cache->layer_capacity, sizeof layer))
+        return tkv_fail_nomem(err, sizeof layer, "a layer");
+    cache->layers = layers;
+    status = layer_memory(cache, &layer, err);
+    if (status != TKV_OK) {
+        layer_release(cache, &layer);
+        return status;
+    }
+    *index = cache->n_layers;
+    cache->layers[cache->n_layers++] = layer;
+    return TKV_OK;
+}
+
+static uint64_t layer_meta_bytes(const struct tkv_layer *layer)
+{
+    const uint64_t per_head = layer->head_dim[TKV_K] * sizeof(float);
+    uint64_t bytes = sizeof *layer + layer->shape.n_streams * (uint64_t)sizeof *layer->streams;
+    bytes += layer->shape.n_streams * (uint64_t)layer->pages_per_stream * sizeof *layer->pages;
+    bytes += layer->open_capacity * sizeof *layer->open_pages;
+    bytes += layer->balance ? layer->shape.n_kv_heads * per_head : 0;
+    for (int klass = 0; klass < TKV_N_CLASSES; klass++)
+        for (int kind = TKV_K; kind <= TKV_V; kind++)
+            if (layer->codec[klass][kind].models)
+                bytes += layer->shape.n_kv_heads * layer->codec[klass][kind].model_bytes;
+    return bytes;
+}
+
+static void add_layer_stats(const struct tkv_layer *layer, tkv_cache_stats *s)
+{
+    for (int kind = TKV_K; kind <= TKV_V; kind++) {
+        const uint64_t values = layer->n_rows[kind] * layer->shape.n_kv_heads * layer->head_dim[kind];
+        s->n_values += values;
+        s->f16_bytes += 2 * values;
+    }
+    s->meta_bytes += layer_meta_bytes(layer);
+    s->n_pages_open += layer->n_open;
+    s->open_bytes += layer->n_open * layer->open_pool->record_bytes;
+    for (size_t i = 0; i < layer->n_open; i++)
+        s->n_pages_unsealable += layer->pages[layer->open_pages[i]].nonfinite;
+    for (size_t i = 0; i < layer->shape.n_streams * layer->pages_per_stream; i++) {
+        const struct tkv_page *page = &layer->pages[i];
+        if (page->state != TKV_PAGE_SEALED)
+            continue;
+        s->n_pages_sealed++;
+        s->sealed_bytes += layer->sealed_pool[page->klass]->record_bytes;
+    }
+}
+
+tkv_status tkv_cache_get_stats(const tkv_cache *cache, tkv_cache_stats *out)
+{
+    if (!cache || !out || out->struct_size != sizeof *out)
+        return TKV_ERR_INVALID;
+    tkv_cache_stats s = {.struct_size = sizeof s};
+    for (uint32_t i = 0; i < cache->n_layers; i++)
+        add_layer_stats(&cache->layers[i], &s);
+    for (uint32_t i = 0; i < cache->n_pools; i++)
+        s.pool_bytes += cache->pools[i]->slab_bytes;
+    *out = s;
+    return TKV_OK;
+}

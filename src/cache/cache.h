@@ -1,0 +1,123 @@
+/* The cache: layers x pages of 64 slots. A page is empty, open (f16 rows of every KV head, K and V) or sealed
+ * (coded pages of every KV head). Pages never cross streams. */
+#ifndef TKV_CACHE_H
+#define TKV_CACHE_H
+
+#include <stdbool.h>
+
+#include "cache/context.h"
+#include "cache/pool.h"
+#include "codec/codec.h"
+#include "tightkv/tightkv.h"
+
+#define TKV_NO_POS (-1)
+#define TKV_N_CLASSES 2
+
+enum tkv_page_state { TKV_PAGE_EMPTY = 0, TKV_PAGE_OPEN, TKV_PAGE_SEALED };
+
+/* A page of all KV heads of one layer. Both kinds are valid everywhere in a sealed page. */
+struct tkv_page {
+    void *record;      /* open: see tkv_open; sealed: coded bytes [head][K page, V page] */
+    uint64_t valid[2]; /* open, by kind: slots that hold a row */
+    uint8_t state;     /* tkv_page_state */
+    uint8_t klass;     /* sealed: whose codecs */
+    uint8_t nonfinite; /* open for good: holds a NaN or an infinity */
+    uint32_t i_open;   /* open: its place in the layer's list of open pages */
+};
+
+/* An open page's record begins with this; the rows follow: K [head][64][k_head_dim] f16, then V. */
+struct tkv_open {
+    int32_t pos[TKV_PAGE_TOKENS];    /* TKV_NO_POS: unknown */
+    uint64_t stamp[TKV_PAGE_TOKENS]; /* the stream's count of writes when the row came; 0: long ago */
+    uint8_t klass[TKV_PAGE_TOKENS];
+};
+
+/* A codec as this layer uses it. */
+struct tkv_layer_codec {
+    const struct tkv_codec_ops *ops;
+    uint16_t flags;
+    bool rotates;
+    size_t page_bytes;  /* rounded up to 64 within a record */
+    size_t model_bytes; /* learned model of one head; 0: none */
+    uint8_t *models;    /* [n_kv_heads][model_bytes], NULL until learned */
+};
+
+struct tkv_stream {
+    uint64_t n_writes; /* rows ever written */
+    uint32_t n_runs;   /* runs of consecutive positions in the last batch: sequences interleaved here */
+};
+
+struct tkv_layer {
+    tkv_layer_params shape;
+    uint32_t head_dim[2]; /* by kind */
+    size_t pages_per_stream;
+    struct tkv_page *pages; /* [n_streams][pages_per_stream] */
+    struct tkv_stream *streams;
+    struct tkv_layer_codec codec[TKV_N_CLASSES][2]; /* [class][kind] */
+    size_t sealed_bytes[TKV_N_CLASSES];             /* record of all heads */
+    struct tkv_pool *open_pool;
+    struct tkv_pool *sealed_pool[TKV_N_CLASSES];
+    size_t *open_pages; /* indices of open pages, unordered */
+    size_t n_open, open_capacity;
+    uint64_t n_rows[2]; /* rows held, by kind */
+    /* Channel balance of keys: code k / balance, ask with q * balance. [n_kv_heads][k_head_dim]; NULL until the
+     * first page seals. */
+    float *balance;
+    float *q_square; /* sums of squared query values, until balance is known. [n_kv_heads][k_head_dim] */
+    uint64_t q_count;
+};
+
+struct tkv_cache {
+    tkv_context *ctx;
+    tkv_spec spec;
+    struct tkv_layer *layers;
+    uint32_t n_layers, layer_capacity;
+    struct tkv_pool **pools;
+    uint32_t n_pools, pool_capacity;
+    void *scratch; /* attention and sealing; grows, never shrinks */
+    size_t scratch_bytes;
+};
+
+/* --- pages (pages.c) --- */
+
+size_t tkv_open_bytes(const struct tkv_layer *layer);
+/* f16 rows of one head of an open page: [64][head_dim]. */
+uint16_t *tkv_open_rows(const struct tkv_layer *layer, const struct tkv_page *page, tkv_kind kind, uint32_t head);
+static inline struct tkv_open *tkv_open_info(const struct tkv_page *page)
+{
+    return page->record;
+}
+/* Coded page of one head within a sealed record. */
+uint8_t *tkv_sealed_page(const struct tkv_layer *layer, uint8_t klass, void *record, tkv_kind kind, uint32_t head);
+
+/* The page of a slot, and the slot's row in it. The slot must be in range. */
+struct tkv_page *tkv_page_of(const struct tkv_layer *layer, int64_t slot, uint32_t *row, uint32_t *stream);
+bool tkv_slots_valid(const struct tkv_layer *layer, int64_t first, size_t n);
+
+/* Makes a page open: an empty one gets zero rows, a sealed one its decoded rows. */
+tkv_status tkv_page_open(tkv_cache *cache, struct tkv_layer *layer, struct tkv_page *page, tkv_error *err);
+/* Gives everything back. */
+void tkv_page_drop(struct tkv_layer *layer, struct tkv_page *page);
+
+/* --- coding (coding.c) --- */
+
+/* Bytes of scratch that coding one head's page needs. */
+size_t tkv_coding_scratch_bytes(const struct tkv_layer *layer);
+struct tkv_codec_env tkv_layer_env(const tkv_cache *cache, const struct tkv_layer *layer, uint8_t klass,
+                                   tkv_kind kind, uint32_t head);
+/* Codes one head of an open page; `valid` rows count. Balance and models must be known. */
+void tkv_code_head(const tkv_cache *cache, const struct tkv_layer *layer, uint8_t klass, tkv_kind kind,
+                   uint32_t head, const struct tkv_page *page, uint8_t *coded, void *scratch);
+/* Decodes one head of a coded page to f32 rows [64][head_dim] as they were written (un-rotated). */
+void tkv_decode_head(const tkv_cache *cache, const struct tkv_layer *layer, uint8_t klass, tkv_kind kind,
+                     uint32_t head, const uint8_t *coded, float *rows);
+/* Learns what the layer's codecs learn from their first page, if they have not. */
+tkv_status tkv_layer_learn(tkv_cache *cache, struct tkv_layer *layer, uint8_t klass, const struct tkv_page *page,
+                           tkv_error *err);
+uint8_t tkv_page_class(const struct tkv_page *page);
+bool tkv_page_finite(const struct tkv_layer *layer, const struct tkv_page *page);
+
+/* At least `bytes` of scratch, 64-byte aligned; NULL: no memory. */
+void *tkv_cache_scratch(tkv_cache *cache, size_t bytes);
+
+#endif

@@ -1,0 +1,189 @@
+/* Forgetting and copying slots. */
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/status.h"
+#include "cache/cache.h"
+
+static void forget_rows(const struct tkv_layer *layer, struct tkv_page *page, uint32_t first, uint32_t n)
+{
+    struct tkv_open *info = tkv_open_info(page);
+    const uint64_t mask = (n == 64 ? UINT64_MAX : ((uint64_t)1 << n) - 1) << first;
+    for (int kind = TKV_K; kind <= TKV_V; kind++) {
+        const size_t D = layer->head_dim[kind];
+        for (uint32_t head = 0; head < layer->shape.n_kv_heads; head++)
+            memset(tkv_open_rows(layer, page, (tkv_kind)kind, head) + first * D, 0, n * D * sizeof(uint16_t));
+        page->valid[kind] &= ~mask;
+    }
+    for (uint32_t t = first; t < first + n; t++) {
+        info->pos[t] = TKV_NO_POS;
+        info->stamp[t] = 0;
+    }
+}
+
+static uint64_t rows_in(const struct tkv_page *page, tkv_kind kind)
+{
+    if (page->state == TKV_PAGE_SEALED)
+        return TKV_PAGE_TOKENS;
+    uint64_t n = 0;
+    for (uint64_t bits = page->valid[kind]; bits; bits &= bits - 1)
+        n++;
+    return n;
+}
+
+/* Forgets rows [first, first + n) of one page. */
+static tkv_status forget_in_page(tkv_cache *cache, struct tkv_layer *layer, struct tkv_page *page, uint32_t first,
+                                 uint32_t n, tkv_error *err)
+{
+    if (page->state == TKV_PAGE_EMPTY)
+        return TKV_OK;
+    uint64_t before[2], after[2] = {0, 0};
+    if (n < TKV_PAGE_TOKENS) {
+        const tkv_status status = tkv_page_open(cache, layer, page, err);
+        if (status != TKV_OK)
+            return status;
+    }
+    for (int kind = TKV_K; kind <= TKV_V; kind++)
+        before[kind] = rows_in(page, (tkv_kind)kind);
+    if (n < TKV_PAGE_TOKENS) {
+        forget_rows(layer, page, first, n);
+        for (int kind = TKV_K; kind <= TKV_V; kind++)
+            after[kind] = rows_in(page, (tkv_kind)kind);
+    }
+    if (!after[TKV_K] && !after[TKV_V])
+        tkv_page_drop(layer, page);
+    for (int kind = TKV_K; kind <= TKV_V; kind++)
+        layer->n_rows[kind] -= before[kind] - after[kind];
+    return TKV_OK;
+}
+
+tkv_status tkv_cache_forget(tkv_cache *cache, uint32_t index, int64_t first, size_t n, tkv_error *err)
+{
+    if (!cache || index >= cache->n_layers)
+        return tkv_fail(err, TKV_ERR_INVALID, "no layer %u", index);
+    struct tkv_layer *layer = &cache->layers[index];
+    if (!tkv_slots_valid(layer, first, n))
+        return tkv_fail(err, TKV_ERR_RANGE, "slots %lld to %lld are out of range", (long long)first,
+                        (long long)first + (long long)n - 1);
+    while (n) {
+        uint32_t row, stream;
+        struct tkv_page *page = tkv_page_of(layer, first, &row, &stream);
+        const size_t in_stream = (size_t)first % layer->shape.n_slots;
+        size_t here = TKV_PAGE_TOKENS - row;
+        here = here < n ? here : n;
+        const size_t left = layer->shape.n_slots - in_stream; /* a stream's last page may be short */
+        const bool whole = row == 0 && here >= left;
+        here = here < left ? here : left;
+        const tkv_status status = forget_in_page(cache, layer, page, row, whole ? TKV_PAGE_TOKENS : (uint32_t)here, err);
+        if (status != TKV_OK)
+            return status;
+        first += (int64_t)here;
+        n -= here;
+    }
+    return TKV_OK;
+}
+
+tkv_status tkv_cache_truncate(tkv_cache *cache, uint32_t stream, size_t n_slots, tkv_error *err)
+{
+    if (!cache)
+        return tkv_fail(err, TKV_ERR_INVALID, "cache is NULL");
+    for (uint32_t i = 0; i < cache->n_layers; i++) {
+        const struct tkv_layer *layer = &cache->layers[i];
+        if (stream >= layer->shape.n_streams)
+            return tkv_fail(err, TKV_ERR_RANGE, "stream %u is out of range: layer %u has %u", stream, i,
+                            layer->shape.n_streams);
+        if (n_slots >= layer->shape.n_slots)
+            continue;
+        const int64_t first = (int64_t)stream * layer->shape.n_slots + (int64_t)n_slots;
+        const tkv_status status = tkv_cache_forget(cache, i, first, layer->shape.n_slots - n_slots, err);
+        if (status != TKV_OK)
+            return status;
+    }
+    return TKV_OK;
+}
+
+/* A copy of a whole page, coded bytes or exact rows as they are. */
+static tkv_status copy_page(tkv_cache *cache, struct tkv_layer *layer, struct tkv_page *dst, const struct tkv_page *src,
+                            tkv_error *err)
+{
+    tkv_status status = forget_in_page(cache, layer, dst, 0, TKV_PAGE_TOKENS, err);
+    if (status != TKV_OK || src->state == TKV_PAGE_EMPTY)
+        return status;
+    if (src->state == TKV_PAGE_SEALED) {
+        struct tkv_pool *pool = layer->sealed_pool[src->klass];
+        void *record = tkv_pool_take(pool);
+        if (!record)
+            return tkv_fail_nomem(err, pool->record_bytes, "a sealed page");
+        memcpy(record, src->record, pool->record_bytes);
+        *dst = *src;
+        dst->record = record;
+    } else {
+        status = tkv_page_open(cache, layer, dst, err);
+        if (status != TKV_OK)
+            return status;
+        memcpy(dst->record, src->record, layer->open_pool->record_bytes);
+        memcpy(dst->valid, src->valid, sizeof dst->valid);
+        dst->nonfinite = src->nonfinite;
+        struct tkv_stream *stream = &layer->streams[(size_t)(dst - layer->pages) / layer->pages_per_stream];
+        struct tkv_open *info = tkv_open_info(dst);
+        for (uint32_t t = 0; t < TKV_PAGE_TOKENS; t++) /* as if written here just now, in order */
+            info->stamp[t] = info->stamp[t] ? ++stream->n_writes : 0;
+    }
+    for (int kind = TKV_K; kind <= TKV_V; kind++)
+        layer->n_rows[kind] += rows_in(dst, (tkv_kind)kind);
+    return TKV_OK;
+}
+
+/* Row by row, for ranges whose pages do not line up. Missing rows stay missing. */
+static tkv_status copy_row(tkv_cache *cache, uint32_t index, int64_t dst, int64_t src, tkv_error *err)
+{
+    struct tkv_layer *layer = &cache->layers[index];
+    uint32_t row, stream;
+    const struct tkv_page *page = tkv_page_of(layer, src, &row, &stream);
+    const bool open = page->state == TKV_PAGE_OPEN;
+    if (page->state == TKV_PAGE_EMPTY || (open && !((page->valid[TKV_K] | page->valid[TKV_V]) >> row & 1)))
+        return tkv_cache_forget(cache, index, dst, 1, err);
+    const int32_t pos = open ? tkv_open_info(page)->pos[row] : TKV_NO_POS;
+    const uint8_t klass = open ? tkv_open_info(page)->klass[row] : page->klass;
+    size_t bytes[2];
+    for (int kind = TKV_K; kind <= TKV_V; kind++)
+        bytes[kind] = (size_t)layer->shape.n_kv_heads * layer->head_dim[kind] * 2;
+    uint8_t *rows = tkv_alloc(&cache->ctx->allocator, bytes[0] + bytes[1]);
+    if (!rows)
+        return tkv_fail_nomem(err, bytes[0] + bytes[1], "a row");
+    tkv_status status = tkv_cache_read(cache, index, TKV_K, 1, &src, rows, TKV_F16, bytes[0], err);
+    if (status == TKV_OK)
+        status = tkv_cache_read(cache, index, TKV_V, 1, &src, rows + bytes[0], TKV_F16, bytes[1], err);
+    if (status == TKV_OK)
+        status = tkv_cache_write(cache, index, 1, &dst, &pos, &klass, (tkv_rows){rows, TKV_F16, bytes[0]},
+                                 (tkv_rows){rows + bytes[0], TKV_F16, bytes[1]}, err);
+    tkv_free(&cache->ctx->allocator, rows, bytes[0] + bytes[1]);
+    return status;
+}
+
+tkv_status tkv_cache_copy(tkv_cache *cache, uint32_t index, int64_t dst, int64_t src, size_t n, tkv_error *err)
+{
+    if (!cache || index >= cache->n_layers)
+        return tkv_fail(err, TKV_ERR_INVALID, "no layer %u", index);
+    struct tkv_layer *layer = &cache->layers[index];
+    if (!tkv_slots_valid(layer, dst, n) || !tkv_slots_valid(layer, src, n))
+        return tkv_fail(err, TKV_ERR_RANGE, "copying %zu slots from %lld to %lld leaves the layer", n, (long long)src,
+                        (long long)dst);
+    if (n && src < dst + (int64_t)n && dst < src + (int64_t)n)
+        return tkv_fail(err, TKV_ERR_INVALID, "the ranges to copy overlap");
+    const size_t n_slots = layer->shape.n_slots;
+    while (n) {
+        uint32_t src_row, dst_row, src_stream, dst_stream;
+        struct tkv_page *from = tkv_page_of(layer, src, &src_row, &src_stream);
+        struct tkv_page *to = tkv_page_of(layer, dst, &dst_row, &dst_stream);
+        const size_t left = n_slots - (size_t)src % n_slots;
+        const size_t whole = left < TKV_PAGE_TOKENS ? left : TKV_PAGE_TOKENS;
+        const bool aligned = !src_row && !dst_row && n >= whole && (size_t)src % n_slots == (size_t)dst % n_slots;
+        const size_t step = aligned ? whole : 1;
+        const tkv_status status = aligned ? copy_page(cache, layer, to, from, err) : copy_row(cache, index, dst, src, err);
+        if (status != TKV_OK)
+            return status;
+        src += (int64_t)step, dst += (int64_t)step, n -= step;
+    }
+    return TKV_OK;
+}
