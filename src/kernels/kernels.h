@@ -49,6 +49,8 @@ struct tkv_kernels {
     void (*score_f32)(const float *kt, const float *q, size_t q_stride, uint32_t n_rows, uint32_t D, float *s);
     /* acc[r][c] += sum_t w[r][t] * v[t][c], fmaf in ascending t starting from acc. */
     void (*wsum_f32)(const float *v, const float *w, uint32_t n_rows, uint32_t D, float *acc);
+    /* out[r] = sum_c a[c] * q[r][c], in the lane order of dot_ref.c. q rows `q_stride` elements apart. */
+    void (*dot)(const float *a, const float *q, size_t q_stride, uint32_t n_rows, uint32_t D, float *out);
     /* s[r][t] = fmaf((float)si[r][t] * qscale[r], kscale[t], bias[r]) : integer scores to logits' products */
     void (*scale_scores)(const int32_t *si, const float *qscale, const float *kscale, const float *bias,
                          uint32_t n_rows, float *s);
@@ -69,8 +71,7 @@ struct tkv_kernels {
     void (*row_absmax)(const float *x, uint32_t D, float *absmax);
     /* codes[t][d] = x[t][d] * inv[t] rounded to nearest even, within -127..127 */
     void (*quantize_rows_i8)(const float *x, const float *inv, uint32_t D, int8_t *codes);
-    /* [64][D] bytes to the order of a tile of the kind; and an i8 tile back to rows: code * scale[t]. The
-     * tile may be a page's own bytes, so it need not be aligned. */
+    /* [64][D] bytes to the order of a tile of the kind; and an i8 tile back to rows: code * scale[t]. */
     void (*rows_to_tile)(const uint8_t *rows, uint32_t D, tkv_kind kind, uint8_t *tile);
     void (*tile_to_rows)(const uint8_t *tile, uint32_t D, tkv_kind kind, const float *scale, float *x);
 
