@@ -122,39 +122,39 @@ static void tile_i8(const struct tkv_codec_env *env, uint32_t bits, const uint8_
 }
 
 /* The operations of one width; codec.h gives their meaning. */
-#define TURBO(bits, wire_id, text)                                                                 \
-    static size_t page_bytes_##bits(uint32_t head_dim, tkv_kind kind)                              \
-    {                                                                                              \
-        (void)kind;                                                                                \
-        return tkv_turbo_code_bytes(bits, head_dim) + 2 * TOKENS;                                  \
-    }                                                                                              \
-    static void encode_##bits(const struct tkv_codec_env *env, float *x, uint64_t valid,           \
-                              uint8_t *page, void *scratch)                                        \
-    {                                                                                              \
-        (void)valid;                                                                               \
-        encode(env, bits, x, page, scratch);                                                       \
-    }                                                                                              \
-    static void decode_##bits(const struct tkv_codec_env *env, const uint8_t *page, float *x)      \
-    {                                                                                              \
-        decode(env, bits, page, x);                                                                \
-    }                                                                                              \
-    static void tile_i8_##bits(const struct tkv_codec_env *env, const uint8_t *page,               \
-                               struct tkv_tile_buf *buf, struct tkv_tile_i8 *out)                  \
-    {                                                                                              \
-        tile_i8(env, bits, page, buf, out);                                                        \
-    }                                                                                              \
-    const struct tkv_codec_ops tkv_codec_turbo##bits = {                                           \
-        .name = "turbo" #bits,                                                                     \
-        .summary = text,                                                                           \
-        .id = wire_id,                                                                             \
-        .caps = TKV_CAP_ROTATES | TKV_CAP_IDEMPOTENT,                                              \
-        .planes = 1,                                                                               \
-        .supports = supports,                                                                      \
-        .page_bytes = page_bytes_##bits,                                                           \
-        .scratch_bytes = scratch_bytes,                                                            \
-        .encode = encode_##bits,                                                                   \
-        .decode = decode_##bits,                                                                   \
-        .tile_i8 = tile_i8_##bits,                                                                 \
+#define TURBO(bits, wire_id, text)                                                            \
+    static size_t page_bytes_##bits(uint32_t head_dim, tkv_kind kind)                         \
+    {                                                                                         \
+        (void)kind;                                                                           \
+        return tkv_turbo_code_bytes(bits, head_dim) + 2 * TOKENS;                             \
+    }                                                                                         \
+    static void encode_##bits(const struct tkv_codec_env *env, float *x, uint64_t valid,      \
+                              uint8_t *page, void *scratch)                                   \
+    {                                                                                         \
+        (void)valid;                                                                          \
+        encode(env, bits, x, page, scratch);                                                  \
+    }                                                                                         \
+    static void decode_##bits(const struct tkv_codec_env *env, const uint8_t *page, float *x) \
+    {                                                                                         \
+        decode(env, bits, page, x);                                                           \
+    }                                                                                         \
+    static void tile_i8_##bits(const struct tkv_codec_env *env, const uint8_t *page,          \
+                               struct tkv_tile_buf *buf, struct tkv_tile_i8 *out)             \
+    {                                                                                         \
+        tile_i8(env, bits, page, buf, out);                                                   \
+    }                                                                                         \
+    const struct tkv_codec_ops tkv_codec_turbo##bits = {                                      \
+        .name = "turbo" #bits,                                                                \
+        .summary = text,                                                                      \
+        .id = wire_id,                                                                        \
+        .caps = TKV_CAP_ROTATES | TKV_CAP_IDEMPOTENT,                                         \
+        .planes = 1,                                                                          \
+        .supports = supports,                                                                 \
+        .page_bytes = page_bytes_##bits,                                                      \
+        .scratch_bytes = scratch_bytes,                                                       \
+        .encode = encode_##bits,                                                              \
+        .decode = decode_##bits,                                                              \
+        .tile_i8 = tile_i8_##bits,                                                            \
     };
 
 TURBO(4, 4, "rotation and Lloyd-Max codes of 4 bits, norms kept")

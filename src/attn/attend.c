@@ -1,0 +1,413 @@
+/* tkv_attend: cutting a call into items, running them, merging what they found. */
+#include <math.h>
+#include <string.h>
+
+#include "attn/attn.h"
+#include "base/alloc.h"
+#include "base/parallel.h"
+#include "base/status.h"
+
+void tkv_attend_params_default(tkv_attend_params *p)
+{
+    *p = (tkv_attend_params){.struct_size = sizeof *p, .scale = 1.0f};
+}
+
+/* --- one item --- */
+
+/* A partial result of one row: maximum, sum, weighted values. */
+struct part {
+    float m, l, o[];
+};
+
+static size_t part_floats(const struct tkv_attend_job *job)
+{
+    return 2 + (size_t)job->layer->head_dim[TKV_V];
+}
+
+static void start_rows(struct tkv_worker *w)
+{
+    const size_t D = w->job->layer->head_dim[TKV_V];
+    for (uint32_t r = 0; r < w->n_rows; r++)
+        w->state[r] = (struct tkv_softmax_row){.m = -INFINITY, .fix = 1.0f};
+    for (int i = 0; i < 2; i++) {
+        memset(w->acc[i], 0, w->n_rows * D * sizeof(float));
+        w->acc_used[i] = false;
+    }
+}
+
+/* Strict: exact rows where sink and tail allow, coded ones elsewhere. */
+static void strict_page(struct tkv_worker *w, size_t i_page, const struct tkv_page *page, uint8_t *shadow)
+{
+    const struct tkv_attend_job *job = w->job;
+    uint64_t allow[TKV_BLOCK_ROWS];
+    for (uint32_t i = 0; i < w->n_queries; i++)
+        allow[i] = tkv_exact_bits(&job->cache->spec, page, job->p->q_pos, w->first_query + i);
+    if (tkv_worker_mask(w, i_page, allow))
+        tkv_worker_page(w, &(struct tkv_view){.page = page});
+    for (uint32_t i = 0; i < w->n_queries; i++)
+        allow[i] = ~allow[i];
+    if (tkv_worker_mask(w, i_page, allow))
+        tkv_worker_page(w, &(struct tkv_view){.page = page, .coded = shadow, .klass = tkv_page_class(page)});
+}
+
+static void prefetch_page(const struct tkv_worker *w, const struct tkv_page *page)
+{
+#if defined(__GNUC__)
+    if (page->state != TKV_PAGE_SEALED)
+        return;
+    const struct tkv_layer_codec *codec = w->job->layer->codec[page->klass];
+    const uint8_t *at = tkv_sealed_page(w->job->layer, page->klass, page->record, TKV_K, w->head);
+    for (size_t i = 0; i < codec[TKV_K].page_bytes + codec[TKV_V].page_bytes; i += 64)
+        __builtin_prefetch(at + i);
+#else
+    (void)w, (void)page;
+#endif
+}
+
+static void run_chunk(struct tkv_worker *w, size_t chunk)
+{
+    const struct tkv_attend_job *job = w->job;
+    const size_t first = chunk * TKV_CHUNK_PAGES;
+    const size_t end = first + TKV_CHUNK_PAGES < job->n_pages ? first + TKV_CHUNK_PAGES : job->n_pages;
+    start_rows(w);
+    for (size_t i = first; i < end; i++) {
+        const struct tkv_page *page = &job->pages[i];
+        if (i + 1 < end)
+            prefetch_page(w, page + 1);
+        if (job->shadows && job->shadows[i])
+            strict_page(w, i, page, job->shadows[i]);
+        else if (tkv_worker_mask(w, i, NULL))
+            tkv_worker_page(w, &(struct tkv_view){
+                                   .page = page,
+                                   .coded = page->state == TKV_PAGE_SEALED ? page->record : NULL,
+                                   .klass = page->klass,
+                               });
+    }
+    if (w->acc_used[1])
+        job->cache->ctx->kernels.unrotate(w->acc[1], w->n_rows, job->layer->head_dim[TKV_V], job->cache->ctx->sign);
+}
+
+/* into += from, both relative to their own maxima. */
+static void merge(struct part *into, float m, float l, const float *a, const float *b, uint32_t D)
+{
+    if (m == -INFINITY)
+        return;
+    const float most = into->m > m ? into->m : m;
+    const float keep = into->m == -INFINITY ? 0.0f : expf(into->m - most), add = expf(m - most);
+    for (uint32_t c = 0; c < D; c++)
+        into->o[c] = into->o[c] * keep + (a[c] + (b ? b[c] : 0.0f)) * add;
+    into->l = into->l * keep + l * add;
+    into->m = most;
+}
+
+/* The row's result, with its sink logit, to the caller's memory. */
+static void finish_row(const struct tkv_attend_job *job, size_t query, uint32_t q_head, const struct part *part)
+{
+    const tkv_attend_params *p = job->p;
+    float *out = (float *)(void *)((uint8_t *)p->out + query * p->out_token_stride + q_head * p->out_head_stride);
+    float l = part->l, factor = 1.0f;
+    if (p->sinks && part->m != -INFINITY) {
+        const float sink = p->sinks[q_head], most = sink > part->m ? sink : part->m;
+        factor = expf(part->m - most);
+        l = l * factor + expf(sink - most);
+    }
+    const float scale = l > 0.0f ? factor / l : 0.0f;
+    for (uint32_t c = 0; c < job->layer->head_dim[TKV_V]; c++)
+        out[c] = part->o[c] * scale;
+}
+
+static struct part *part_at(const struct tkv_attend_job *job, float *parts, size_t i)
+{
+    return (struct part *)(void *)(parts + i * part_floats(job));
+}
+
+static void clear_part(const struct tkv_attend_job *job, struct part *part)
+{
+    memset(part, 0, part_floats(job) * sizeof(float));
+    part->m = -INFINITY;
+}
+
+static void merge_chunk(struct tkv_worker *w, float *parts)
+{
+    const uint32_t D = w->job->layer->head_dim[TKV_V];
+    for (uint32_t r = 0; r < w->n_rows; r++)
+        merge(part_at(w->job, parts, r), w->state[r].m, w->state[r].l, w->acc[0] + (size_t)r * D,
+              w->acc_used[1] ? w->acc[1] + (size_t)r * D : NULL, D);
+}
+
+static void finish_block(const struct tkv_attend_job *job, uint32_t head, size_t first_query, uint32_t n_rows, float *parts)
+{
+    for (uint32_t r = 0; r < n_rows; r++)
+        finish_row(job, first_query + r / job->group, head * job->group + r % job->group, part_at(job, parts, r));
+}
+
+static size_t block_part_floats(const struct tkv_attend_job *job)
+{
+    return (size_t)job->block_queries * job->group * part_floats(job);
+}
+
+/* Item = (head, block): all chunks in order. Partials of a thread stand behind its worker's memory. */
+static void block_item(void *arg, size_t item, uint32_t ith)
+{
+    const struct tkv_attend_job *job = arg;
+    struct tkv_worker w;
+    uint8_t *scratch = job->scratch + ith * job->scratch_bytes;
+    tkv_worker_init(&w, job, scratch);
+    float *parts = (float *)(void *)(scratch + tkv_worker_bytes(job));
+    tkv_worker_queries(&w, (uint32_t)(item / job->n_blocks), item % job->n_blocks * job->block_queries);
+    for (uint32_t r = 0; r < w.n_rows; r++)
+        clear_part(job, part_at(job, parts, r));
+    for (size_t chunk = 0; chunk < job->n_chunks; chunk++) {
+        run_chunk(&w, chunk);
+        merge_chunk(&w, parts);
+    }
+    finish_block(job, w.head, w.first_query, w.n_rows, parts);
+}
+
+/* Item = (head, block, chunk): one chunk into its own partials. */
+static void chunk_item(void *arg, size_t item, uint32_t ith)
+{
+    const struct tkv_attend_job *job = arg;
+    const size_t block = item / job->n_chunks;
+    struct tkv_worker w;
+    tkv_worker_init(&w, job, job->scratch + ith * job->scratch_bytes);
+    tkv_worker_queries(&w, (uint32_t)(block / job->n_blocks), block % job->n_blocks * job->block_queries);
+    float *parts = job->partials + item * block_part_floats(job);
+    for (uint32_t r = 0; r < w.n_rows; r++)
+        clear_part(job, part_at(job, parts, r));
+    run_chunk(&w, item % job->n_chunks);
+    merge_chunk(&w, parts);
+}
+
+/* The chunks of every block, in order. */
+static void merge_split(const struct tkv_attend_job *job)
+{
+    const uint32_t D = job->layer->head_dim[TKV_V];
+    const size_t stride = block_part_floats(job);
+    for (size_t block = 0; block < job->layer->shape.n_kv_heads * job->n_blocks; block++) {
+        const size_t first_query = block % job->n_blocks * job->block_queries, left = job->p->n_q - first_query;
+        const uint32_t n_queries = left < job->block_queries ? (uint32_t)left : job->block_queries;
+        float *total = job->partials + block * job->n_chunks * stride;
+        for (size_t chunk = 1; chunk < job->n_chunks; chunk++)
+            for (uint32_t r = 0; r < n_queries * job->group; r++) {
+                const struct part *part = part_at(job, total + chunk * stride, r);
+                merge(part_at(job, total, r), part->m, part->l, part->o, NULL, D);
+            }
+        finish_block(job, (uint32_t)(block / job->n_blocks), first_query, n_queries * job->group, total);
+    }
+}
+
+/* --- the call --- */
+
+static tkv_status check(const tkv_cache *cache, const tkv_attend_params *p, bool fractions, tkv_error *err)
+{
+    if (!cache || !p || p->struct_size != sizeof *p || p->layer >= cache->n_layers)
+        return tkv_fail(err, TKV_ERR_INVALID, "attend params are not set, or name a layer that is not there");
+    const struct tkv_layer *layer = &cache->layers[p->layer];
+    if (!fractions && p->n_q && (!p->q || !p->out))
+        return tkv_fail(err, TKV_ERR_INVALID, "q and out must not be NULL");
+    if (p->n_q_heads == 0 || p->n_q_heads % layer->shape.n_kv_heads != 0)
+        return tkv_fail(err, TKV_ERR_INVALID, "%u query heads are not a multiple of %u KV heads", p->n_q_heads,
+                        layer->shape.n_kv_heads);
+    const int64_t n_slots = layer->shape.n_slots;
+    if (!tkv_slots_valid(layer, p->first_slot, p->n_kv) || p->first_slot % n_slots + (int64_t)p->n_kv > n_slots)
+        return tkv_fail(err, TKV_ERR_RANGE, "slots %lld to %lld do not lie in one stream", (long long)p->first_slot,
+                        (long long)p->first_slot + (long long)p->n_kv - 1);
+    if (p->first_slot % n_slots % TKV_PAGE_TOKENS != 0)
+        return tkv_fail(err, TKV_ERR_INVALID, "first_slot %lld is not the first of a page", (long long)p->first_slot);
+    return TKV_OK;
+}
+
+static void plan(struct tkv_attend_job *job)
+{
+    const tkv_attend_params *p = job->p;
+    const struct tkv_layer *layer = job->layer;
+    const size_t n_slots = layer->shape.n_slots, stream = (size_t)p->first_slot / n_slots;
+    job->group = p->n_q_heads / layer->shape.n_kv_heads;
+    job->block_queries = job->group < TKV_BLOCK_ROWS ? TKV_BLOCK_ROWS / job->group : 1;
+    if (job->block_queries > p->n_q)
+        job->block_queries = p->n_q;
+    job->n_blocks = (p->n_q + job->block_queries - 1) / job->block_queries;
+    job->pages = layer->pages + stream * layer->pages_per_stream + (size_t)p->first_slot % n_slots / TKV_PAGE_TOKENS;
+    job->n_pages = (p->n_kv + TKV_PAGE_TOKENS - 1) / TKV_PAGE_TOKENS;
+    job->n_chunks = (job->n_pages + TKV_CHUNK_PAGES - 1) / TKV_CHUNK_PAGES;
+    job->split = layer->shape.n_kv_heads * job->n_blocks < 4 * tkv_n_threads(&job->cache->ctx->executor);
+}
+
+/* The newest pages' queries, for the key balance: until the layer's first page seals. */
+static void watch_queries(struct tkv_layer *layer, const tkv_attend_params *p, uint32_t group)
+{
+    const uint32_t D = layer->head_dim[TKV_K];
+    for (size_t i = 0; i < p->n_q && layer->q_square; i++)
+        for (uint32_t h = 0; h < p->n_q_heads; h++) {
+            const uint8_t *at = (const uint8_t *)p->q + i * p->q_token_stride + h * p->q_head_stride;
+            const float *q = (const float *)(const void *)at;
+            float *sum = layer->q_square + (size_t)(h / group) * D;
+            for (uint32_t c = 0; c < D; c++)
+                sum[c] += q[c] * q[c];
+        }
+    layer->q_count += p->n_q * group;
+}
+
+struct shadowing {
+    const tkv_cache *cache;
+    const struct tkv_layer *layer;
+    const struct tkv_page *pages;
+    uint8_t **shadows;
+    uint8_t *scratch;
+    size_t scratch_bytes;
+};
+
+static void shadow_item(void *arg, size_t item, uint32_t ith)
+{
+    const struct shadowing *s = arg;
+    const size_t per_page = 2 * (size_t)s->layer->shape.n_kv_heads;
+    const size_t i_page = item / per_page;
+    if (!s->shadows[i_page])
+        return;
+    const struct tkv_page *page = &s->pages[i_page];
+    const uint32_t head = (uint32_t)(item % per_page / 2);
+    const tkv_kind kind = item % 2 ? TKV_V : TKV_K;
+    const uint8_t klass = tkv_page_class(page);
+    tkv_code_head(s->cache, s->layer, klass, kind, head, page, tkv_sealed_page(s->layer, klass, s->shadows[i_page], kind, head),
+                  s->scratch + ith * s->scratch_bytes);
+}
+
+/* Whether some query may have to read some row of an open page coded. */
+static bool needs_shadow(const struct tkv_attend_job *job, const struct tkv_page *page)
+{
+    if (page->state != TKV_PAGE_OPEN)
+        return false;
+    for (size_t i = 0; i < job->p->n_q; i++)
+        if (tkv_exact_bits(&job->cache->spec, page, job->p->q_pos, i) != UINT64_MAX)
+            return true;
+    return false;
+}
+
+/* Strict: codes every open page that is read beyond sink and tail, whether it is due or not. */
+static tkv_status make_shadows(tkv_cache *cache, struct tkv_layer *layer, struct tkv_attend_job *job, tkv_error *err)
+{
+    const tkv_allocator *a = &cache->ctx->allocator;
+    job->shadows = tkv_alloc_zero(a, job->n_pages * sizeof(uint8_t *));
+    if (!job->shadows)
+        return tkv_fail_nomem(err, job->n_pages * sizeof(uint8_t *), "strict's pages");
+    for (size_t i = 0; i < job->n_pages; i++) {
+        struct tkv_page *page = (struct tkv_page *)&job->pages[i];
+        if (!needs_shadow(job, page))
+            continue;
+        if (!tkv_page_finite(layer, page)) {
+            page->nonfinite = 1;
+            continue;
+        }
+        const uint8_t klass = tkv_page_class(page);
+        const tkv_status status = tkv_layer_learn(cache, layer, klass, page, err);
+        if (status != TKV_OK)
+            return status;
+        job->shadows[i] = tkv_pool_take(layer->sealed_pool[klass]);
+        if (!job->shadows[i])
+            return tkv_fail_nomem(err, layer->sealed_pool[klass]->record_bytes, "strict's pages");
+    }
+    struct shadowing s = {cache, layer, job->pages, job->shadows, NULL, tkv_coding_scratch_bytes(layer)};
+    s.scratch = tkv_cache_scratch(cache, tkv_n_threads(&cache->ctx->executor) * s.scratch_bytes);
+    if (!s.scratch)
+        return tkv_fail_nomem(err, s.scratch_bytes, "scratch");
+    tkv_parallel(&cache->ctx->executor, job->n_pages * 2 * layer->shape.n_kv_heads, shadow_item, &s);
+    return TKV_OK;
+}
+
+static void drop_shadows(tkv_cache *cache, const struct tkv_layer *layer, struct tkv_attend_job *job)
+{
+    for (size_t i = 0; job->shadows && i < job->n_pages; i++)
+        if (job->shadows[i])
+            tkv_pool_give(layer->sealed_pool[tkv_page_class(&job->pages[i])], job->shadows[i]);
+    tkv_free(&cache->ctx->allocator, job->shadows, job->n_pages * sizeof(uint8_t *));
+}
+
+static tkv_status run(tkv_cache *cache, struct tkv_attend_job *job, tkv_error *err)
+{
+    const uint32_t n_threads = tkv_n_threads(&cache->ctx->executor);
+    const size_t n_blocks = job->layer->shape.n_kv_heads * job->n_blocks, part_bytes = block_part_floats(job) * sizeof(float);
+    const size_t own = tkv_worker_bytes(job);
+    job->scratch_bytes = own + (job->split ? 0 : tkv_align_up(part_bytes));
+    size_t threads_bytes, partial_bytes = 0;
+    bool fits = tkv_mul(n_threads, job->scratch_bytes, &threads_bytes);
+    if (job->split)
+        fits = fits && tkv_mul(n_blocks * job->n_chunks, part_bytes, &partial_bytes);
+    job->scratch = fits ? tkv_cache_scratch(cache, threads_bytes + partial_bytes) : NULL;
+    if (!job->scratch)
+        return tkv_fail_nomem(err, threads_bytes + partial_bytes, "attention scratch");
+    job->partials = (float *)(void *)(job->scratch + threads_bytes);
+    if (job->split) {
+        tkv_parallel(&cache->ctx->executor, n_blocks * job->n_chunks, chunk_item, job);
+        merge_split(job);
+    } else {
+        tkv_parallel(&cache->ctx->executor, n_blocks, block_item, job);
+    }
+    return TKV_OK;
+}
+
+/* No slots at all: every row gives zeros. */
+static void all_zero(const tkv_attend_params *p, uint32_t D)
+{
+    for (size_t i = 0; i < p->n_q; i++)
+        for (uint32_t h = 0; h < p->n_q_heads; h++)
+            memset((uint8_t *)p->out + i * p->out_token_stride + h * p->out_head_stride, 0, D * sizeof(float));
+}
+
+tkv_status tkv_attend(tkv_cache *cache, const tkv_attend_params *p, tkv_error *err)
+{
+    tkv_status status = check(cache, p, false, err);
+    if (status != TKV_OK || p->n_q == 0)
+        return status;
+    struct tkv_layer *layer = &cache->layers[p->layer];
+    if (p->n_kv == 0) {
+        all_zero(p, layer->head_dim[TKV_V]);
+        return TKV_OK;
+    }
+    struct tkv_attend_job job = {.cache = cache, .layer = layer, .p = p};
+    plan(&job);
+    if (layer->q_square)
+        watch_queries(layer, p, job.group);
+    if (cache->spec.strict)
+        status = make_shadows(cache, layer, &job, err);
+    if (status == TKV_OK)
+        status = run(cache, &job, err);
+    drop_shadows(cache, layer, &job);
+    return status;
+}
+
+static unsigned count_bits(uint64_t bits)
+{
+    unsigned n = 0;
+    for (; bits; bits &= bits - 1)
+        n++;
+    return n;
+}
+
+tkv_status tkv_attend_fractions(tkv_cache *cache, const tkv_attend_params *p, double *exact_fraction, double *read_fraction,
+                                tkv_error *err)
+{
+    const tkv_status status = check(cache, p, true, err);
+    if (status != TKV_OK || !exact_fraction || !read_fraction)
+        return status != TKV_OK ? status : tkv_fail(err, TKV_ERR_INVALID, "nowhere to put the fractions");
+    struct tkv_attend_job job = {.cache = cache, .layer = &cache->layers[p->layer], .p = p};
+    double exact_sum = 0;
+    size_t n = 0;
+    if (p->n_q)
+        plan(&job);
+    for (size_t i = 0; i < p->n_q; i++) {
+        size_t live = 0, exact = 0;
+        for (size_t j = 0; j < job.n_pages; j++) {
+            const struct tkv_page *page = &job.pages[j];
+            const uint64_t bits = tkv_live_bits(p, i, j);
+            live += count_bits(bits);
+            if (page->state == TKV_PAGE_OPEN)
+                exact += count_bits(cache->spec.strict ? bits & tkv_exact_bits(&cache->spec, page, p->q_pos, i) : bits);
+        }
+        if (live)
+            exact_sum += (double)exact / (double)live, n++;
+    }
+    *exact_fraction = n ? exact_sum / (double)n : 1;
+    *read_fraction = 1;
+    return TKV_OK;
+}

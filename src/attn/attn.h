@@ -1,0 +1,98 @@
+/* Attention over a layer. One call is cut into items of (KV head, block of queries, chunk of pages); an item keeps
+ * an online softmax for each of its rows, and partial results merge in the order of chunks, so that neither the
+ * number of threads nor the batch size changes a result.
+ *
+ * A *row* is one (query token, query head of the group): row = i_query_in_block * group + i_head_in_group.
+ */
+#ifndef TKV_ATTN_H
+#define TKV_ATTN_H
+
+#include "cache/cache.h"
+
+#define TKV_CHUNK_PAGES 32 /* fixed: results depend on it */
+#define TKV_BLOCK_ROWS 128 /* rows of an item, or one group when that is more */
+
+/* How queries and accumulators relate to the rows as written. */
+enum tkv_domain {
+    TKV_PLAIN = 0,
+    TKV_ROTATED,
+    TKV_BALANCED, /* queries only: times balance, then rotated (or not, as the codec says) */
+    TKV_N_DOMAINS
+};
+
+/* A page as an item sees it: exact rows, coded bytes, or nothing (rows of zeros). */
+struct tkv_view {
+    const struct tkv_page *page; /* open rows, when `coded` is NULL and the page is open */
+    uint8_t *coded;              /* sealed record */
+    uint8_t klass;
+};
+
+struct tkv_attend_job {
+    const tkv_cache *cache;
+    const struct tkv_layer *layer;
+    const tkv_attend_params *p;
+    uint32_t group;
+    uint32_t block_queries; /* queries of a block */
+    size_t n_blocks;
+    size_t n_chunks;
+    bool split; /* each chunk is an item of its own */
+    const struct tkv_page *pages;
+    size_t n_pages;
+    uint8_t **shadows; /* strict: coded records of open pages, [n_pages], or NULL */
+    float *partials;   /* split: [head][block][chunk][rows][2 + v_head_dim] */
+    uint8_t *scratch;
+    size_t scratch_bytes; /* of one thread */
+};
+
+/* Working memory of one thread for one item. */
+struct tkv_worker {
+    const struct tkv_attend_job *job;
+    uint32_t head;
+    size_t first_query;
+    uint32_t n_queries, n_rows;
+    /* queries, times the logit scale, by domain; NULL where no codec asks for it */
+    float *q[TKV_N_DOMAINS];
+    int8_t *q8[TKV_N_DOMAINS][2]; /* planes: high, low */
+    float *q8_scale[TKV_N_DOMAINS][2];
+    /* one page */
+    uint8_t *k_tile, *v_tile;
+    float *decoded;
+    float *k_scale, *v_scale, *mean;
+    float *mask;       /* [n_queries][64] */
+    uint8_t *mask_use; /* [n_queries] enum tkv_mask_use */
+    int32_t *si;
+    float *s, *s2, *bias;
+    uint8_t *w;
+    float *w_scale;
+    /* running state */
+    struct tkv_softmax_row *state;
+    float *acc[2]; /* plain, rotated: [n_rows][v_head_dim] */
+    bool acc_used[2];
+};
+
+enum tkv_mask_use {
+    TKV_MASK_HIDDEN, /* no slot of the page is live for this query */
+    TKV_MASK_FREE,   /* all are, and nothing is added */
+    TKV_MASK_MIXED   /* worker->mask holds what to add */
+};
+
+/* memory.c: pointers into one thread's scratch. */
+size_t tkv_worker_bytes(const struct tkv_attend_job *job);
+void tkv_worker_init(struct tkv_worker *w, const struct tkv_attend_job *job, uint8_t *scratch);
+
+/* query.c: loads and transforms the queries of an item. */
+void tkv_worker_queries(struct tkv_worker *w, uint32_t head, size_t first_query);
+enum tkv_domain tkv_query_domain(const struct tkv_layer *layer, uint8_t klass);
+
+/* mask.c: fills worker->mask and mask_use for one page, among the slots that `allow` has bits for (one word a
+ * query, or NULL: all). Returns whether any query sees anything. */
+bool tkv_worker_mask(struct tkv_worker *w, size_t i_page, const uint64_t *allow);
+/* Live slots of one page for one query. */
+uint64_t tkv_live_bits(const tkv_attend_params *p, size_t query, size_t i_page);
+/* Slots of an open page that a query may read exactly under strict. */
+uint64_t tkv_exact_bits(const tkv_spec *spec, const struct tkv_page *page, const int32_t *q_pos, size_t query);
+
+/* page.c: one page into the running state. The mask must be set. */
+void tkv_worker_page(struct tkv_worker *w, const struct tkv_view *view);
+
+#endif

@@ -1,0 +1,220 @@
+/* One page into the running state of an item: logits, online softmax, weighted values. */
+#include <math.h>
+#include <string.h>
+
+#include "attn/attn.h"
+
+#define T TKV_PAGE_TOKENS
+
+static const struct tkv_kernels *kernels(const struct tkv_worker *w)
+{
+    return &w->job->cache->ctx->kernels;
+}
+
+/* [64][D] to [D][64]. */
+static void transpose(const float *x, uint32_t D, float *y)
+{
+    for (uint32_t c = 0; c < D; c++)
+        for (uint32_t t = 0; t < T; t++)
+            y[c * T + t] = x[t * D + c];
+}
+
+/* The f32 tile of a kind; a page that is neither open nor coded is zeros. */
+static const float *tile_f32(struct tkv_worker *w, const struct tkv_view *view, tkv_kind kind)
+{
+    const struct tkv_layer *layer = w->job->layer;
+    const uint32_t D = layer->head_dim[kind];
+    float *tile = (float *)(void *)(kind == TKV_K ? w->k_tile : w->v_tile);
+    if (view->coded) {
+        const struct tkv_codec_ops *ops = layer->codec[view->klass][kind].ops;
+        const struct tkv_codec_env env = tkv_layer_env(w->job->cache, layer, view->klass, kind, w->head);
+        const uint8_t *page = tkv_sealed_page(layer, view->klass, view->coded, kind, w->head);
+        if (ops->tile_f32) {
+            ops->tile_f32(&env, page, tile);
+        } else if (kind == TKV_V) {
+            ops->decode(&env, page, tile);
+        } else {
+            ops->decode(&env, page, w->decoded);
+            transpose(w->decoded, D, tile);
+        }
+    } else if (view->page->state == TKV_PAGE_OPEN) {
+        const uint16_t *rows = tkv_open_rows(layer, view->page, kind, w->head);
+        if (kind == TKV_K)
+            kernels(w)->transpose_f16(rows, D, D, tile);
+        else
+            kernels(w)->f16_to_f32(rows, tile, (size_t)T * D);
+    } else {
+        memset(tile, 0, (size_t)T * D * sizeof(float));
+    }
+    return tile;
+}
+
+static const struct tkv_codec_ops *fused_ops(const struct tkv_worker *w, const struct tkv_view *view, tkv_kind kind)
+{
+    if (!view->coded || (w->job->p->flags & TKV_ATTEND_EXACT))
+        return NULL;
+    const struct tkv_codec_ops *ops = w->job->layer->codec[view->klass][kind].ops;
+    return ops->tile_i8 ? ops : NULL;
+}
+
+static struct tkv_tile_i8 tile_i8(struct tkv_worker *w, const struct tkv_view *view, tkv_kind kind)
+{
+    const struct tkv_layer *layer = w->job->layer;
+    const struct tkv_codec_env env = tkv_layer_env(w->job->cache, layer, view->klass, kind, w->head);
+    const uint8_t *page = tkv_sealed_page(layer, view->klass, view->coded, kind, w->head);
+    struct tkv_tile_buf buf = {
+        .codes = kind == TKV_K ? w->k_tile : w->v_tile,
+        .scale = kind == TKV_K ? w->k_scale : w->v_scale,
+        .mean = w->mean,
+    };
+    struct tkv_tile_i8 tile = {.planes = 1};
+    layer->codec[view->klass][kind].ops->tile_i8(&env, page, &buf, &tile);
+    return tile;
+}
+
+static void scores_i8(struct tkv_worker *w, const struct tkv_view *view)
+{
+    const struct tkv_kernels *k = kernels(w);
+    const uint32_t D = w->job->layer->head_dim[TKV_K];
+    const enum tkv_domain domain = tkv_query_domain(w->job->layer, view->klass);
+    const struct tkv_tile_i8 tile = tile_i8(w, view, TKV_K);
+    if (tile.mean)
+        k->dot(tile.mean, w->q[domain], D, w->n_rows, D, w->bias);
+    else
+        memset(w->bias, 0, w->n_rows * sizeof(float));
+    k->score_i8(tile.codes, w->q8[domain][0], w->n_rows, D, w->si);
+    k->scale_scores(w->si, w->q8_scale[domain][0], tile.scale, w->bias, w->n_rows, w->s);
+    if (tile.planes < 2)
+        return;
+    memset(w->bias, 0, w->n_rows * sizeof(float));
+    k->score_i8(tile.codes, w->q8[domain][1], w->n_rows, D, w->si);
+    k->scale_scores(w->si, w->q8_scale[domain][1], tile.scale, w->bias, w->n_rows, w->s2);
+    for (size_t i = 0; i < (size_t)w->n_rows * T; i++)
+        w->s[i] += w->s2[i];
+}
+
+static void scores(struct tkv_worker *w, const struct tkv_view *view)
+{
+    if (fused_ops(w, view, TKV_K)) {
+        scores_i8(w, view);
+        return;
+    }
+    const uint32_t D = w->job->layer->head_dim[TKV_K];
+    const enum tkv_domain domain = view->coded ? tkv_query_domain(w->job->layer, view->klass) : TKV_PLAIN;
+    kernels(w)->score_f32(tile_f32(w, view, TKV_K), w->q[domain], D, w->n_rows, D, w->s);
+}
+
+static void softcap_row(float *s, float cap)
+{
+    for (uint32_t t = 0; t < T; t++)
+        s[t] = cap * tanhf(s[t] / cap);
+}
+
+static void rescale(struct tkv_worker *w, uint32_t row, float fix)
+{
+    const uint32_t D = w->job->layer->head_dim[TKV_V];
+    for (int i = 0; i < 2; i++) {
+        float *acc = w->acc[i] + (size_t)row * D;
+        for (uint32_t c = 0; c < D && w->acc_used[i]; c++)
+            acc[c] *= fix;
+    }
+}
+
+/* Logits of a row to weights relative to its running maximum. */
+static void weights(struct tkv_worker *w, uint32_t row)
+{
+    const tkv_attend_params *p = w->job->p;
+    const uint32_t query = row / w->job->group;
+    float *s = w->s + (size_t)row * T;
+    if (w->mask_use[query] == TKV_MASK_HIDDEN) {
+        memset(s, 0, T * sizeof(float));
+        return;
+    }
+    if (p->softcap != 0.0f)
+        softcap_row(s, p->softcap);
+    if (w->mask_use[query] == TKV_MASK_MIXED) {
+        const float *mask = w->mask + (size_t)query * T;
+        const float slope = p->slopes ? p->slopes[w->head * w->job->group + row % w->job->group] : 1.0f;
+        for (uint32_t t = 0; t < T; t++)
+            s[t] += slope * mask[t];
+    }
+    kernels(w)->softmax(s, &w->state[row]);
+    if (w->state[row].fix != 1.0f)
+        rescale(w, row, w->state[row].fix);
+}
+
+/* acc += sum_t p[t] * mean for every row. */
+static void add_mean(struct tkv_worker *w, const float *mean, float *acc)
+{
+    const uint32_t D = w->job->layer->head_dim[TKV_V];
+    for (uint32_t r = 0; r < w->n_rows; r++) {
+        float total = 0;
+        for (uint32_t t = 0; t < T; t++)
+            total += w->s[(size_t)r * T + t];
+        for (uint32_t c = 0; c < D; c++)
+            acc[(size_t)r * D + c] += total * mean[c];
+    }
+}
+
+/* The weights that 8 bits leave over, all >= 0: first codes are taken half a step low, so that the rest never
+ * turns negative. */
+static void two_planes(struct tkv_worker *w, const struct tkv_tile_i8 *tile, float *acc)
+{
+    const struct tkv_kernels *k = kernels(w);
+    const uint32_t D = w->job->layer->head_dim[TKV_V];
+    float ones[T], x[T];
+    for (uint32_t t = 0; t < T; t++)
+        ones[t] = 1.0f;
+    for (int plane = 0; plane < 2; plane++) {
+        for (uint32_t r = 0; r < w->n_rows; r++) {
+            float *p = w->s + (size_t)r * T, most = 0;
+            for (uint32_t t = 0; t < T && plane == 0; t++) {
+                p[t] *= tile->scale[t];
+                most = p[t] > most ? p[t] : most;
+            }
+            for (uint32_t t = 0; t < T; t++) {
+                const float low = plane == 0 ? p[t] - most / 510.0f : p[t];
+                x[t] = low > 0 ? low : 0;
+            }
+            uint8_t *codes = w->w + (size_t)r * T;
+            w->w_scale[r] = k->quantize_weights(x, ones, codes);
+            for (uint32_t t = 0; t < T; t++)
+                p[t] -= w->w_scale[r] * (float)codes[t];
+        }
+        k->wsum_i8(tile->codes, w->w, w->w_scale, w->n_rows, D, acc);
+    }
+}
+
+static void values_i8(struct tkv_worker *w, const struct tkv_view *view, float *acc)
+{
+    const struct tkv_tile_i8 tile = tile_i8(w, view, TKV_V);
+    if (tile.mean)
+        add_mean(w, tile.mean, acc);
+    if (tile.planes > 1) {
+        two_planes(w, &tile, acc);
+        return;
+    }
+    for (uint32_t r = 0; r < w->n_rows; r++)
+        w->w_scale[r] = kernels(w)->quantize_weights(w->s + (size_t)r * T, tile.scale, w->w + (size_t)r * T);
+    kernels(w)->wsum_i8(tile.codes, w->w, w->w_scale, w->n_rows, w->job->layer->head_dim[TKV_V], acc);
+}
+
+static void values(struct tkv_worker *w, const struct tkv_view *view)
+{
+    const uint32_t D = w->job->layer->head_dim[TKV_V];
+    const bool rotated = view->coded && w->job->layer->codec[view->klass][TKV_V].rotates;
+    float *acc = w->acc[rotated];
+    w->acc_used[rotated] = true;
+    if (fused_ops(w, view, TKV_V))
+        values_i8(w, view, acc);
+    else
+        kernels(w)->wsum_f32(tile_f32(w, view, TKV_V), w->s, w->n_rows, D, acc);
+}
+
+void tkv_worker_page(struct tkv_worker *w, const struct tkv_view *view)
+{
+    scores(w, view);
+    for (uint32_t r = 0; r < w->n_rows; r++)
+        weights(w, r);
+    values(w, view);
+}

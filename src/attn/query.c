@@ -1,0 +1,86 @@
+/* The queries of an item, in every form that the layer's codecs ask for. */
+#include <string.h>
+
+#include "attn/attn.h"
+
+enum tkv_domain tkv_query_domain(const struct tkv_layer *layer, uint8_t klass)
+{
+    const struct tkv_layer_codec *codec = &layer->codec[klass][TKV_K];
+    if (codec->ops->caps & TKV_CAP_BALANCES)
+        return TKV_BALANCED;
+    return codec->rotates ? TKV_ROTATED : TKV_PLAIN;
+}
+
+static void load_plain(struct tkv_worker *w)
+{
+    const tkv_attend_params *p = w->job->p;
+    const uint32_t D = w->job->layer->head_dim[TKV_K], group = w->job->group;
+    for (uint32_t i = 0; i < w->n_queries; i++) {
+        for (uint32_t g = 0; g < group; g++) {
+            const size_t head = (size_t)w->head * group + g;
+            const uint8_t *at = (const uint8_t *)p->q + (w->first_query + i) * p->q_token_stride + head * p->q_head_stride;
+            const float *q = (const float *)(const void *)at;
+            float *row = w->q[TKV_PLAIN] + ((size_t)i * group + g) * D;
+            for (uint32_t c = 0; c < D; c++)
+                row[c] = q[c] * p->scale;
+        }
+    }
+}
+
+/* scale, codes and what is left of a row. */
+static void quantize(struct tkv_worker *w, int domain, uint32_t planes)
+{
+    const struct tkv_kernels *k = &w->job->cache->ctx->kernels;
+    const uint32_t D = w->job->layer->head_dim[TKV_K];
+    float rest[TKV_MAX_HEAD_DIM];
+    for (uint32_t r = 0; r < w->n_rows; r++) {
+        int32_t sum;
+        const float *q = w->q[domain] + (size_t)r * D;
+        int8_t *codes = w->q8[domain][0] + (size_t)r * D;
+        const float scale = k->quantize_row_i8(q, D, codes, &sum);
+        w->q8_scale[domain][0][r] = scale;
+        if (planes < 2)
+            continue;
+        for (uint32_t c = 0; c < D; c++)
+            rest[c] = q[c] - scale * (float)codes[c];
+        w->q8_scale[domain][1][r] = k->quantize_row_i8(rest, D, w->q8[domain][1] + (size_t)r * D, &sum);
+    }
+}
+
+static void transform(struct tkv_worker *w, int domain, bool rotate, const float *balance)
+{
+    const uint32_t D = w->job->layer->head_dim[TKV_K];
+    float *q = w->q[domain];
+    memcpy(q, w->q[TKV_PLAIN], (size_t)w->n_rows * D * sizeof(float));
+    if (balance)
+        for (uint32_t r = 0; r < w->n_rows; r++)
+            for (uint32_t c = 0; c < D; c++)
+                q[(size_t)r * D + c] *= balance[c];
+    if (rotate)
+        w->job->cache->ctx->kernels.rotate(q, w->n_rows, D, w->job->cache->ctx->sign);
+}
+
+void tkv_worker_queries(struct tkv_worker *w, uint32_t head, size_t first_query)
+{
+    const struct tkv_attend_job *job = w->job;
+    const struct tkv_layer *layer = job->layer;
+    const size_t left = job->p->n_q - first_query;
+    w->head = head;
+    w->first_query = first_query;
+    w->n_queries = left < job->block_queries ? (uint32_t)left : job->block_queries;
+    w->n_rows = w->n_queries * job->group;
+    load_plain(w);
+    bool done[TKV_N_DOMAINS] = {false};
+    for (uint8_t klass = 0; klass < TKV_N_CLASSES; klass++) {
+        const struct tkv_layer_codec *codec = &layer->codec[klass][TKV_K];
+        const enum tkv_domain domain = tkv_query_domain(layer, klass);
+        const float *balance = NULL;
+        if (domain == TKV_BALANCED && layer->balance)
+            balance = layer->balance + (size_t)head * layer->head_dim[TKV_K];
+        if (domain != TKV_PLAIN && !done[domain])
+            transform(w, domain, codec->rotates, balance);
+        if (codec->ops->tile_i8 && !(job->p->flags & TKV_ATTEND_EXACT) && !done[domain])
+            quantize(w, domain, 2);
+        done[domain] = true;
+    }
+}
