@@ -1,7 +1,90 @@
-/* tightkv codecs */
+/* tightkv codecs: the table of codecs. */
+#include <cjson/cJSON.h>
+#include <math.h>
+#include <stdlib.h>
+
 #include "cli.h"
 
+enum { N_COLUMNS = 8 };
+
+/* Bits a value of a page, scales included; NaN where the codec cannot code this head size. */
+static double bits_per_value(const tkv_codec_info *info, tkv_kind kind, uint32_t head_dim) {
+    size_t bytes = tkv_page_bytes((tkv_codec){info->id, 0}, kind, head_dim);
+    return bytes ? 8.0 * (double)bytes / (TKV_PAGE_TOKENS * (double)head_dim) : (double)NAN;
+}
+
+static int print_json(const tkv_codec_info *infos, uint32_t n, uint32_t head_dim) {
+    cJSON *root = cJSON_CreateObject();
+    cli_json_number(root, "head_dim", head_dim);
+    cJSON *codecs = cli_json_array(root, "codecs");
+    for (uint32_t i = 0; i < n; i++) {
+        cJSON *codec = cli_json_object(codecs, NULL);
+        cli_json_text(codec, "name", infos[i].name);
+        cli_json_number(codec, "id", infos[i].id);
+        cli_json_number(codec, "k_bits", bits_per_value(&infos[i], TKV_K, head_dim));
+        cli_json_number(codec, "v_bits", bits_per_value(&infos[i], TKV_V, head_dim));
+        cJSON_AddBoolToObject(codec, "rotates", infos[i].rotates);
+        cJSON_AddBoolToObject(codec, "idempotent", infos[i].idempotent);
+        cJSON_AddBoolToObject(codec, "whole_page", infos[i].whole_page);
+        cJSON_AddBoolToObject(codec, "fused", infos[i].fused);
+        cli_json_text(codec, "summary", infos[i].summary);
+    }
+    return cli_json_print(root);
+}
+
+static const char *yes(int flag) {
+    return flag ? "yes" : "-";
+}
+
+static int print_table(const tkv_codec_info *infos, uint32_t n, uint32_t head_dim) {
+    static const char *const head[N_COLUMNS] = {"codec", "K bits", "V bits", "rotates", "idempotent", "whole page",
+                                                "fused", ""};
+    const char **cells = cli_alloc((n + 1) * N_COLUMNS, sizeof(*cells));
+    char(*bits)[2][16] = cli_alloc(n, sizeof(*bits));
+    for (int col = 0; col < N_COLUMNS; col++)
+        cells[col] = head[col];
+    for (uint32_t i = 0; i < n; i++) {
+        const char **row = cells + (i + 1) * N_COLUMNS;
+        for (int kind = TKV_K; kind <= TKV_V; kind++) {
+            double b = bits_per_value(&infos[i], (tkv_kind)kind, head_dim);
+            snprintf(bits[i][kind], sizeof(bits[i][kind]), isnan(b) ? "-" : "%.3f", b);
+            row[1 + kind] = bits[i][kind];
+        }
+        row[0] = infos[i].name;
+        row[3] = yes(infos[i].rotates);
+        row[4] = yes(infos[i].idempotent);
+        row[5] = yes(infos[i].whole_page);
+        row[6] = yes(infos[i].fused);
+        row[7] = infos[i].summary;
+    }
+    printf("bits per value at head size %u, scales included\n\n", head_dim);
+    cli_table_print(cells, n + 1, N_COLUMNS);
+    free(bits);
+    free(cells);
+    return fflush(stdout) == 0 ? CLI_OK : cli_fail("cannot write to stdout");
+}
+
 int cmd_codecs(int argc, char **argv) {
-    (void)argc, (void)argv;
-    return cli_fail("codecs is not there yet");
+    int64_t head_dim = 128;
+    const struct cli_option options[] = {
+        {"head-dim", 0, CLI_COUNT, &head_dim, "D", "head size (128)", 1, TKV_MAX_HEAD_DIM, false},
+    };
+    const struct cli_syntax syntax = {"codecs", "[options]", "Lists the codecs and what they take at a head size.",
+                                      options, sizeof(options) / sizeof(options[0])};
+    struct cli_common common;
+    int first = cli_parse(&syntax, &common, argc, argv);
+    if (first < 0)
+        return -1 - first;
+    if (first < argc)
+        return cli_misuse(syntax.command, "'%s' is not expected", argv[first]);
+    uint32_t n = tkv_codec_count();
+    tkv_codec_info *infos = cli_alloc(n, sizeof(*infos));
+    for (uint32_t i = 0; i < n; i++) {
+        infos[i].struct_size = sizeof(*infos);
+        if (tkv_codec_describe(i, &infos[i]) != TKV_OK)
+            n = i;
+    }
+    int rc = common.json ? print_json(infos, n, (uint32_t)head_dim) : print_table(infos, n, (uint32_t)head_dim);
+    free(infos);
+    return rc;
 }

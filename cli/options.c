@@ -99,9 +99,12 @@ static int set_value(const struct cli_syntax *s, const struct cli_option *o, cha
 }
 
 /* getopt's tables for `all`: short letters and long names, ids from FIRST_ID on. */
-static void make_tables(const struct cli_option *all, size_t n, char *letters, struct option *longs) {
-    /* '+': stop at the first operand; ':': tell a missing argument from an unknown option. */
-    *letters++ = '+';
+static void make_tables(const struct cli_syntax *s, const struct cli_option *all, size_t n, char *letters,
+                        struct option *longs) {
+    /* '+': stop at the first operand, for what follows is a program's; ':': tell a missing argument from an unknown
+     * option. */
+    if (strstr(s->operands, "--"))
+        *letters++ = '+';
     *letters++ = ':';
     for (size_t i = 0; i < n; i++) {
         int needs = all[i].kind == CLI_FLAG ? no_argument : required_argument;
@@ -128,7 +131,7 @@ static const struct cli_option *option_of(int id, const struct cli_option *all, 
 static int parse_all(const struct cli_syntax *s, const struct cli_option *all, size_t n, int argc, char **argv) {
     char letters[3 + 2 * MAX_OPTIONS];
     struct option longs[MAX_OPTIONS + 1];
-    make_tables(all, n, letters, longs);
+    make_tables(s, all, n, letters, longs);
     opterr = 0;
     optind = 1;
     int id;
