@@ -5,8 +5,6 @@
 
 #include "cli.h"
 
-enum { N_COLUMNS = 8 };
-
 /* Bits a value of a page, scales included; NaN where the codec cannot code this head size. */
 static double bits_per_value(const tkv_codec_info *info, tkv_kind kind, uint32_t head_dim) {
     size_t bytes = tkv_page_bytes((tkv_codec){info->id, 0}, kind, head_dim);
@@ -37,30 +35,18 @@ static const char *yes(int flag) {
 }
 
 static int print_table(const tkv_codec_info *infos, uint32_t n, uint32_t head_dim) {
-    static const char *const head[N_COLUMNS] = {"codec", "K bits", "V bits", "rotates", "idempotent", "whole page",
-                                                "fused", ""};
-    const char **cells = cli_alloc((n + 1) * N_COLUMNS, sizeof(*cells));
-    char(*bits)[2][16] = cli_alloc(n, sizeof(*bits));
-    for (int col = 0; col < N_COLUMNS; col++)
-        cells[col] = head[col];
+    static const char line[] = "%-13s %7s %7s %8s %11s %11s %6s  %s\n";
+    printf("bits per value at head size %u, scales included\n\n", head_dim);
+    printf(line, "codec", "K bits", "V bits", "rotates", "idempotent", "whole page", "fused", "");
     for (uint32_t i = 0; i < n; i++) {
-        const char **row = cells + (i + 1) * N_COLUMNS;
+        char bits[2][16];
         for (int kind = TKV_K; kind <= TKV_V; kind++) {
             double b = bits_per_value(&infos[i], (tkv_kind)kind, head_dim);
-            snprintf(bits[i][kind], sizeof(bits[i][kind]), isnan(b) ? "-" : "%.3f", b);
-            row[1 + kind] = bits[i][kind];
+            snprintf(bits[kind], sizeof(bits[kind]), isnan(b) ? "-" : "%.3f", b);
         }
-        row[0] = infos[i].name;
-        row[3] = yes(infos[i].rotates);
-        row[4] = yes(infos[i].idempotent);
-        row[5] = yes(infos[i].whole_page);
-        row[6] = yes(infos[i].fused);
-        row[7] = infos[i].summary;
+        printf(line, infos[i].name, bits[TKV_K], bits[TKV_V], yes(infos[i].rotates), yes(infos[i].idempotent),
+               yes(infos[i].whole_page), yes(infos[i].fused), infos[i].summary);
     }
-    printf("bits per value at head size %u, scales included\n\n", head_dim);
-    cli_table_print(cells, n + 1, N_COLUMNS);
-    free(bits);
-    free(cells);
     return fflush(stdout) == 0 ? CLI_OK : cli_fail("cannot write to stdout");
 }
 
