@@ -1,0 +1,266 @@
+/* rows.c: a root as ggml sees it, bytes of f16 rows. llama.cpp saves, restores and copies caches by byte ranges of
+ * them, mostly whole rows; what is not whole is read, changed and written back. Rows that come this way carry no
+ * position: memo.c knows those that went out before. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "plugin.h"
+
+/* Rows handled at once: bounds the temporary memory. */
+#define CHUNK_ROWS 256
+
+static int64_t n_rows_of(const struct tkg_root *root)
+{
+    return root->n_slots * root->n_streams;
+}
+
+static bool failed(const struct tkg_root *root, const char *what, const tkv_error *err)
+{
+    if (tkg_first_time(TKG_ONCE_WRITE_FAILED)) {
+        tkg_log(GGML_LOG_LEVEL_ERROR, "%s: %s: %s", root->name, what, err->text);
+    }
+    return false;
+}
+
+bool tkg_rows_put(struct tkg_root *root, size_t n, const int64_t *slots, const int32_t *pos, const void *rows,
+                  tkv_type type, size_t stride)
+{
+    tkv_error err = {{0}};
+    const tkv_rows some = {rows, type, stride};
+    const tkv_rows none = {NULL, type, 0};
+    const bool is_k = root->kind == TKV_K;
+    const tkv_status status = tkv_cache_write(root->buffer->cache, root->layer, n, slots, pos, NULL,
+                                              is_k ? some : none, is_k ? none : some, &err);
+    if (status != TKV_OK) {
+        return failed(root, "rows not written", &err);
+    }
+    if (is_k) {
+        tkg_watch_rows(root, n, slots, pos, rows, type, stride);
+    }
+    return true;
+}
+
+void tkg_rows_seal(struct tkg_root *root)
+{
+    tkv_error err = {{0}};
+    if (tkv_cache_seal(root->buffer->cache, root->layer, &err) != TKV_OK && tkg_first_time(TKG_ONCE_SEAL_NOMEM)) {
+        tkg_log(GGML_LOG_LEVEL_WARN, "%s: pages stay f16 for now: %s", root->name, err.text);
+    }
+}
+
+/* ---- reading ------------------------------------------------------------------------------------------ */
+
+static void first_slots(int64_t *slots, int64_t first, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        slots[i] = first + (int64_t)i;
+    }
+}
+
+static bool get_rows(struct tkg_root *root, int64_t first, size_t n, void *out)
+{
+    int64_t slots[CHUNK_ROWS];
+    tkv_error err = {{0}};
+    first_slots(slots, first, n);
+    if (tkv_cache_read(root->buffer->cache, root->layer, root->kind, n, slots, out, TKV_F16, root->row_bytes, &err)
+        != TKV_OK) {
+        return failed(root, "rows not read", &err);
+    }
+    if (root == root->cells->first) {
+        for (size_t i = 0; i < n; i++) {
+            const int32_t pos1 = root->cells->pos[first + (int64_t)i];
+            if (pos1 > 0) {
+                tkg_memo_add(root->cells->memo, (const char *)out + i * root->row_bytes, root->row_bytes, pos1 - 1);
+            }
+        }
+    }
+    return true;
+}
+
+/* Calls get_rows() for whole rows in place, and through `edge` for the partial ones at both ends. */
+static bool read_coded(struct tkg_root *root, size_t offset, size_t bytes, char *out, char *edge)
+{
+    while (bytes > 0) {
+        const int64_t row = (int64_t)(offset / root->row_bytes);
+        const size_t skip = offset % root->row_bytes;
+        size_t n_bytes;
+        if (skip != 0 || bytes < root->row_bytes) {
+            n_bytes = root->row_bytes - skip < bytes ? root->row_bytes - skip : bytes;
+            if (!get_rows(root, row, 1, edge)) {
+                return false;
+            }
+            memcpy(out, edge + skip, n_bytes);
+        } else {
+            size_t n = bytes / root->row_bytes;
+            n = n < CHUNK_ROWS ? n : CHUNK_ROWS;
+            n_bytes = n * root->row_bytes;
+            if (!get_rows(root, row, n, out)) {
+                return false;
+            }
+        }
+        out += n_bytes;
+        offset += n_bytes;
+        bytes -= n_bytes;
+    }
+    return true;
+}
+
+static bool in_range(const struct tkg_root *root, size_t offset, size_t bytes)
+{
+    const size_t all = root->row_bytes * (size_t)n_rows_of(root);
+    return offset <= all && bytes <= all - offset;
+}
+
+bool tkg_rows_read(struct tkg_root *root, size_t offset, size_t bytes, void *out)
+{
+    tkg_buffer_settle(root->buffer);
+    if (!in_range(root, offset, bytes)) {
+        return false;
+    }
+    if (root->storage == TKG_PLAIN) {
+        if (root->plain != NULL) {
+            memcpy(out, root->plain + offset, bytes);
+        }
+        return root->plain != NULL;
+    }
+    char *edge = malloc(root->row_bytes);
+    const bool ok = edge != NULL && read_coded(root, offset, bytes, out, edge);
+    free(edge);
+    return ok;
+}
+
+/* ---- writing -------------------------------------------------------------------------------------------- */
+
+/* Positions of restored rows: found by their bytes for the first root of the cells, and taken over by the others. */
+static void restore_positions(struct tkg_root *root, int64_t first, size_t n, const char *rows)
+{
+    struct tkg_cells *cells = root->cells;
+    for (size_t i = 0; i < n && root == cells->first; i++) {
+        int32_t p;
+        const bool found = tkg_memo_find(cells->memo, rows + i * root->row_bytes, root->row_bytes, &p);
+        cells->pos[first + (int64_t)i] = found ? p + 1 : 0;
+    }
+}
+
+/* The positions of n cells; NULL when one of them is not known. */
+static const int32_t *cell_positions(const struct tkg_cells *cells, int64_t first, size_t n, int32_t *pos)
+{
+    for (size_t i = 0; i < n; i++) {
+        const int32_t pos1 = cells->pos[first + (int64_t)i];
+        if (pos1 == 0) {
+            return NULL;
+        }
+        pos[i] = pos1 - 1;
+    }
+    return pos;
+}
+
+static bool put_rows(struct tkg_root *root, int64_t first, size_t n, const char *rows)
+{
+    int64_t slots[CHUNK_ROWS];
+    int32_t pos[CHUNK_ROWS];
+    first_slots(slots, first, n);
+    const int32_t *known = cell_positions(root->cells, first, n, pos);
+    return tkg_rows_put(root, n, slots, known, rows, TKV_F16, root->row_bytes);
+}
+
+static bool write_coded(struct tkg_root *root, size_t offset, size_t bytes, const char *in, char *edge)
+{
+    while (bytes > 0) {
+        const int64_t row = (int64_t)(offset / root->row_bytes);
+        const size_t skip = offset % root->row_bytes;
+        size_t n_bytes;
+        bool ok;
+        if (skip != 0 || bytes < root->row_bytes) {
+            n_bytes = root->row_bytes - skip < bytes ? root->row_bytes - skip : bytes;
+            ok = get_rows(root, row, 1, edge);
+            memcpy(edge + skip, in, ok ? n_bytes : 0);
+            ok = ok && put_rows(root, row, 1, edge);
+        } else {
+            size_t n = bytes / root->row_bytes;
+            n = n < CHUNK_ROWS ? n : CHUNK_ROWS;
+            n_bytes = n * root->row_bytes;
+            restore_positions(root, row, n, in);
+            ok = put_rows(root, row, n, in);
+        }
+        if (!ok) {
+            return false;
+        }
+        in += n_bytes;
+        offset += n_bytes;
+        bytes -= n_bytes;
+    }
+    return true;
+}
+
+bool tkg_rows_write(struct tkg_root *root, size_t offset, size_t bytes, const void *in)
+{
+    tkg_buffer_settle(root->buffer);
+    if (!in_range(root, offset, bytes)) {
+        return false;
+    }
+    if (root->storage == TKG_PLAIN) {
+        if (root->plain != NULL) {
+            memcpy(root->plain + offset, in, bytes);
+        }
+        return root->plain != NULL;
+    }
+    char *edge = malloc(root->row_bytes);
+    const bool ok = edge != NULL && write_coded(root, offset, bytes, in, edge);
+    free(edge);
+    tkg_rows_seal(root);
+    return ok;
+}
+
+/* ---- copying, forgetting ------------------------------------------------------------------------------------ */
+
+static bool ranges_meet(int64_t a, int64_t b, int64_t n)
+{
+    return a < b + n && b < a + n;
+}
+
+bool tkg_rows_copy(struct tkg_root *root, int64_t dst, int64_t src, int64_t n)
+{
+    tkg_buffer_settle(root->buffer);
+    if (root->storage == TKG_PLAIN) {
+        if (root->plain != NULL) {
+            memmove(root->plain + (size_t)dst * root->row_bytes, root->plain + (size_t)src * root->row_bytes,
+                    (size_t)n * root->row_bytes);
+        }
+        return root->plain != NULL;
+    }
+    if (ranges_meet(dst, src, n)) {
+        return dst == src;
+    }
+    /* The library copies keys and values together, llama.cpp asks for keys and then for values. Values alone go
+     * the long way, as rows. */
+    if (root->kind == TKV_V) {
+        struct tkg_root *k = root->pair;
+        const bool done = k->copied.n == n && k->copied.dst == dst && k->copied.src == src;
+        k->copied.n = 0;
+        return done;
+    }
+    tkv_error err = {{0}};
+    if (tkv_cache_copy(root->buffer->cache, root->layer, dst, src, (size_t)n, &err) != TKV_OK) {
+        return failed(root, "rows not copied", &err);
+    }
+    root->copied.dst = dst;
+    root->copied.src = src;
+    root->copied.n = n;
+    tkg_watch_forget(root);
+    memmove(root->cells->pos + dst, root->cells->pos + src, (size_t)n * sizeof(*root->cells->pos));
+    return true;
+}
+
+void tkg_rows_forget(struct tkg_root *root)
+{
+    if (root->storage == TKG_PLAIN) {
+        tkg_map_clear(root->plain, root->plain_mapped);
+    } else if (root->storage == TKG_CODED && root->kind == TKV_K) {
+        tkg_watch_forget(root);
+        tkv_error err = {{0}};
+        if (tkv_cache_forget(root->buffer->cache, root->layer, 0, (size_t)n_rows_of(root), &err) != TKV_OK) {
+            (void)failed(root, "rows not forgotten", &err);
+        }
+    }
+}
