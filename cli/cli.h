@@ -76,6 +76,7 @@ struct cli_common {
     bool json;
     cli_level level;
     int64_t n_threads; /* never 0 after parsing */
+    bool threads_given;
     uint32_t cpu_mask; /* TKV_CPU_* */
     const char *cpu;   /* its name, NULL: all that the CPU has */
 };
@@ -91,6 +92,9 @@ struct cli_syntax {
 /* Parses argv and fills the options' values and `common`. Returns the index of the first operand, or
  * -1 - exit code when the command is to end now (a wrong option, --help). */
 int cli_parse(const struct cli_syntax *syntax, struct cli_common *common, int argc, char **argv);
+
+/* Tells the plug-in, here and in programs started from here, what --cpu said. */
+void cli_export_cpu(const struct cli_common *common);
 
 /* A comma-separated list of numbers, each in [0, high]: their count, or 0 when the text is none. */
 size_t cli_parse_numbers(const char *text, int64_t high, int64_t *out, size_t capacity);

@@ -85,14 +85,6 @@ static int load_plugin(struct cli_llama *l) {
     return CLI_OK;
 }
 
-void cli_llama_export_cpu(const struct cli_common *common) {
-    if (!common->cpu)
-        return;
-    char *mask = cli_format("0x%x", common->cpu_mask);
-    setenv("TIGHTKV_CPU", mask, 1);
-    free(mask);
-}
-
 int cli_llama_open(struct cli_llama *l, const struct cli_common *common, bool with_plugin) {
     *l = (struct cli_llama){.level = common->level};
     l->bin = cli_find_llama_bin();
@@ -104,7 +96,7 @@ int cli_llama_open(struct cli_llama *l, const struct cli_common *common, bool wi
     log_state.verbose = common->level >= CLI_VERBOSE;
     l->api.ggml_log_set(on_log, &log_state);
     l->api.llama_log_set(on_log, &log_state);
-    cli_llama_export_cpu(common);
+    cli_export_cpu(common);
     /* The plug-in is loaded below, by path: not a second time through llama.cpp's own variable. */
     unsetenv("GGML_BACKEND_PATH");
     l->api.ggml_backend_load_all_from_path(l->bin);

@@ -32,7 +32,4 @@ int cli_llama_open(struct cli_llama *l, const struct cli_common *common, bool wi
  * "" when there was none. Static storage. */
 const char *cli_llama_error(bool clear);
 
-/* Environment of programs that load the plug-in themselves, and of the plug-in here: TIGHTKV_CPU. */
-void cli_llama_export_cpu(const struct cli_common *common);
-
 #endif

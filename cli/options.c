@@ -150,7 +150,7 @@ static int parse_all(const struct cli_syntax *s, const struct cli_option *all, s
 int cli_parse(const struct cli_syntax *s, struct cli_common *common, int argc, char **argv) {
     bool quiet = false, verbose = false, help = false;
     long n_cpus = sysconf(_SC_NPROCESSORS_ONLN);
-    *common = (struct cli_common){.n_threads = n_cpus > 0 ? n_cpus : 1, .cpu_mask = TKV_CPU_ALL};
+    *common = (struct cli_common){.cpu_mask = TKV_CPU_ALL};
     const struct cli_option shared[] = {
         {"threads", 't', CLI_COUNT, &common->n_threads, "N", "threads (default: all processors)", 1, 1024, false},
         {"cpu", 0, CLI_TEXT, &common->cpu, "LEVEL", "kernels up to ref, avx2, avx512, bf16, neon or dotprod", 0, 0, false},
@@ -176,8 +176,19 @@ int cli_parse(const struct cli_syntax *s, struct cli_common *common, int argc, c
     if (common->cpu && !cpu_mask_of(common->cpu, &common->cpu_mask))
         return -1 - cli_misuse(s->command, "--cpu is ref, avx2, avx512, bf16, neon, dotprod or all, not '%s'",
                                common->cpu);
+    common->threads_given = common->n_threads > 0;
+    if (!common->threads_given)
+        common->n_threads = n_cpus > 0 ? n_cpus : 1;
     common->level = quiet ? CLI_QUIET : verbose ? CLI_VERBOSE : CLI_NORMAL;
     return optind;
+}
+
+void cli_export_cpu(const struct cli_common *common) {
+    if (!common->cpu)
+        return;
+    char mask[16];
+    snprintf(mask, sizeof(mask), "0x%x", common->cpu_mask);
+    setenv("TIGHTKV_CPU", mask, 1);
 }
 
 size_t cli_parse_numbers(const char *text, int64_t high, int64_t *out, size_t capacity) {
