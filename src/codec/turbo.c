@@ -1,11 +1,16 @@
-/* turbo4, turbo3, turbo2: TurboQuant's MSE quantiser (arXiv 2504.19874) with norm correction.
+/* turbo4, turbo3, turbo2: TurboQuant's MSE quantiser (arXiv 2504.19874) with norm correction; and
+ * turbo4c, turbo3c: the same for keys after taking out each channel's mean.
  *
  * A rotated row is nearly Gaussian, so each value is coded alone by the Lloyd-Max table of a
  * Gaussian with the row's rms; the scale is what makes the decoded norm equal the row's. It is kept
  * in 8 significant bits, so that a row that was decoded, rounded to f16 and coded again finds the
  * same scale.
  *
- * Page: codes in units (format/turbo.h), then 64 scales as f16. */
+ * Some models add a large constant to every key; the error of a code grows with the norm, so the
+ * constant drowns the rest. The centred forms code what is left, and keep the constant.
+ *
+ * Page: codes in units (format/turbo.h), then 64 scales as f16, an eighth of the true ones; centred,
+ * then D means as f16. */
 #include <math.h>
 #include <string.h>
 
@@ -15,8 +20,8 @@
 
 #define TOKENS TKV_PAGE_TOKENS
 
-/* Below this the scale, a subnormal f16, has too few bits to come back the same: the row becomes
- * zeros. */
+/* Below this a stored scale, a subnormal f16, has too few bits to come back the same: the row
+ * becomes zeros. */
 #define SCALE_MIN 0x1p-20f
 #define SCALE_MAX 65280.0f /* the largest f16 of 8 significant bits */
 
@@ -53,7 +58,8 @@ static float round_scale(float x)
 /* The stored scale: decoded and true norms agree. `energy` is the sum of the squared levels. */
 static uint16_t norm_scale(float sum_sq, int32_t energy, float step)
 {
-    const float scale = round_scale(sqrtf(sum_sq / ((float)energy * (step * step))));
+    const float unit = step * TKV_TURBO_SCALE_UNIT;
+    const float scale = round_scale(sqrtf(sum_sq / ((float)energy * (unit * unit))));
     if (!(scale >= SCALE_MIN))
         return 0;
     return tkv_f32_to_half(scale > SCALE_MAX ? SCALE_MAX : scale);
@@ -79,6 +85,16 @@ static void code_rows(const struct tkv_codec_env *env, uint32_t bits, const floa
     }
 }
 
+static size_t scales_at(uint32_t bits, uint32_t head_dim)
+{
+    return tkv_turbo_code_bytes(bits, head_dim);
+}
+
+static size_t means_at(uint32_t bits, uint32_t head_dim)
+{
+    return scales_at(bits, head_dim) + 2 * TOKENS;
+}
+
 static void encode(const struct tkv_codec_env *env, uint32_t bits, const float *x, uint8_t *page,
                    void *scratch)
 {
@@ -87,7 +103,7 @@ static void encode(const struct tkv_codec_env *env, uint32_t bits, const float *
     code_rows(env, bits, x, &w, scale);
     env->kernels->rows_to_tile(w.rows, env->head_dim, env->kind, w.tile);
     env->kernels->turbo_pack(w.tile, env->head_dim, env->kind, bits, page);
-    memcpy(page + tkv_turbo_code_bytes(bits, env->head_dim), scale, sizeof scale);
+    memcpy(page + scales_at(bits, env->head_dim), scale, sizeof scale);
 }
 
 /* Fills tile and scales (those include the step) from a page. */
@@ -96,10 +112,10 @@ static void open_page(const struct tkv_codec_env *env, uint32_t bits, const uint
 {
     const uint32_t D = env->head_dim;
     uint16_t half[TOKENS];
-    memcpy(half, page + tkv_turbo_code_bytes(bits, D), sizeof half);
+    memcpy(half, page + scales_at(bits, D), sizeof half);
     env->kernels->f16_to_f32(half, scale, TOKENS);
     for (size_t t = 0; t < TOKENS; t++)
-        scale[t] *= tkv_turbo_step(bits);
+        scale[t] *= tkv_turbo_step(bits) * TKV_TURBO_SCALE_UNIT;
     if (env->kind == TKV_K)
         env->kernels->turbo_tile_k(page, D, bits, tile);
     else
@@ -114,6 +130,67 @@ static void decode(const struct tkv_codec_env *env, uint32_t bits, const uint8_t
     env->kernels->tile_to_rows(tile, env->head_dim, env->kind, scale, x);
 }
 
+static void read_means(const struct tkv_codec_env *env, uint32_t bits, const uint8_t *page,
+                       float *mean)
+{
+    uint16_t half[TKV_MAX_HEAD_DIM];
+    memcpy(half, page + means_at(bits, env->head_dim), 2 * (size_t)env->head_dim);
+    env->kernels->f16_to_f32(half, mean, env->head_dim);
+}
+
+static void sum_rows(const float *restrict x, uint32_t D, float *restrict sum)
+{
+    memset(sum, 0, D * sizeof *sum);
+    for (size_t t = 0; t < TOKENS; t++)
+        for (size_t d = 0; d < D; d++)
+            sum[d] += x[t * D + d];
+}
+
+static uint32_t count_bits(uint64_t x)
+{
+    uint32_t n = 0;
+    for (; x != 0; x &= x - 1)
+        n++;
+    return n;
+}
+
+/* The stored mean is not the mean taken out but the one that gives the decoded rows the channel means
+ * of the true ones: it is more exact, and coding a decoded page again does not let it drift. */
+static void encode_centred(const struct tkv_codec_env *env, uint32_t bits, float *x, uint64_t valid,
+                           uint8_t *page, void *scratch)
+{
+    const uint32_t D = env->head_dim, n = count_bits(valid);
+    const float share = n > 0 ? 1.0f / (float)n : 0.0f;
+    float mean[TKV_MAX_HEAD_DIM], coded[TKV_MAX_HEAD_DIM];
+    uint16_t half[TKV_MAX_HEAD_DIM];
+    sum_rows(x, D, mean);
+    for (size_t d = 0; d < D; d++)
+        mean[d] *= share;
+    for (size_t t = 0; t < TOKENS; t++)
+        for (size_t d = 0; valid >> t & 1 && d < D; d++)
+            x[t * D + d] -= mean[d];
+    encode(env, bits, x, page, scratch);
+
+    decode(env, bits, page, x);
+    sum_rows(x, D, coded);
+    for (size_t d = 0; d < D; d++) {
+        const float m = mean[d] - coded[d] * share;
+        half[d] = tkv_f32_to_half(m > 65504.0f ? 65504.0f : m < -65504.0f ? -65504.0f : m);
+    }
+    memcpy(page + means_at(bits, D), half, 2 * (size_t)D);
+}
+
+static void decode_centred(const struct tkv_codec_env *env, uint32_t bits, const uint8_t *page,
+                           float *x)
+{
+    float mean[TKV_MAX_HEAD_DIM];
+    decode(env, bits, page, x);
+    read_means(env, bits, page, mean);
+    for (size_t t = 0; t < TOKENS; t++)
+        for (size_t d = 0; d < env->head_dim; d++)
+            x[t * env->head_dim + d] += mean[d];
+}
+
 static void tile_i8(const struct tkv_codec_env *env, uint32_t bits, const uint8_t *page,
                     struct tkv_tile_buf *buf, struct tkv_tile_i8 *out)
 {
@@ -121,42 +198,85 @@ static void tile_i8(const struct tkv_codec_env *env, uint32_t bits, const uint8_
     *out = (struct tkv_tile_i8){.codes = buf->codes, .scale = buf->scale, .planes = 1};
 }
 
-/* The operations of one width; codec.h gives their meaning. */
-#define TURBO(bits, wire_id, text)                                                            \
-    static size_t page_bytes_##bits(uint32_t head_dim, tkv_kind kind)                         \
-    {                                                                                         \
-        (void)kind;                                                                           \
-        return tkv_turbo_code_bytes(bits, head_dim) + 2 * TOKENS;                             \
-    }                                                                                         \
-    static void encode_##bits(const struct tkv_codec_env *env, float *x, uint64_t valid,      \
-                              uint8_t *page, void *scratch)                                   \
-    {                                                                                         \
-        (void)valid;                                                                          \
-        encode(env, bits, x, page, scratch);                                                  \
-    }                                                                                         \
-    static void decode_##bits(const struct tkv_codec_env *env, const uint8_t *page, float *x) \
-    {                                                                                         \
-        decode(env, bits, page, x);                                                           \
-    }                                                                                         \
-    static void tile_i8_##bits(const struct tkv_codec_env *env, const uint8_t *page,          \
-                               struct tkv_tile_buf *buf, struct tkv_tile_i8 *out)             \
-    {                                                                                         \
-        tile_i8(env, bits, page, buf, out);                                                   \
-    }                                                                                         \
-    const struct tkv_codec_ops tkv_codec_turbo##bits = {                                      \
-        .name = "turbo" #bits,                                                                \
-        .summary = text,                                                                      \
-        .id = wire_id,                                                                        \
-        .caps = TKV_CAP_ROTATES | TKV_CAP_IDEMPOTENT,                                         \
-        .planes = 1,                                                                          \
-        .supports = supports,                                                                 \
-        .page_bytes = page_bytes_##bits,                                                      \
-        .scratch_bytes = scratch_bytes,                                                       \
-        .encode = encode_##bits,                                                              \
-        .decode = decode_##bits,                                                              \
-        .tile_i8 = tile_i8_##bits,                                                            \
-    };
+static bool supports_centred(uint32_t head_dim, tkv_kind kind)
+{
+    return kind == TKV_K && supports(head_dim, kind);
+}
 
-TURBO(4, 4, "rotation and Lloyd-Max codes of 4 bits, norms kept")
-TURBO(3, 5, "rotation and Lloyd-Max codes of 3 bits, norms kept")
-TURBO(2, 6, "rotation and Lloyd-Max codes of 2 bits, norms kept")
+/* Operations that know only the page: one set for each width, plain and centred. */
+#define TURBO(bits, wire_id)                                                                       \
+    static size_t page_bytes_##bits(uint32_t head_dim, tkv_kind kind)                              \
+    {                                                                                              \
+        (void)kind;                                                                                \
+        return means_at(bits, head_dim);                                                           \
+    }                                                                                              \
+    static void encode_##bits(const struct tkv_codec_env *env, float *x, uint64_t valid,           \
+                              uint8_t *page, void *scratch)                                        \
+    {                                                                                              \
+        (void)valid;                                                                               \
+        encode(env, bits, x, page, scratch);                                                       \
+    }                                                                                              \
+    static void decode_##bits(const struct tkv_codec_env *env, const uint8_t *page, float *x)      \
+    {                                                                                              \
+        decode(env, bits, page, x);                                                                \
+    }                                                                                              \
+    static void tile_i8_##bits(const struct tkv_codec_env *env, const uint8_t *page,               \
+                               struct tkv_tile_buf *buf, struct tkv_tile_i8 *out)                  \
+    {                                                                                              \
+        tile_i8(env, bits, page, buf, out);                                                        \
+    }                                                                                              \
+    const struct tkv_codec_ops tkv_codec_turbo##bits = {                                           \
+        .name = "turbo" #bits,                                                                     \
+        .summary = "rotation and Lloyd-Max codes of " #bits " bits, norms kept",                   \
+        .id = wire_id,                                                                             \
+        .caps = TKV_CAP_ROTATES | TKV_CAP_IDEMPOTENT,                                              \
+        .planes = 1,                                                                               \
+        .supports = supports,                                                                      \
+        .page_bytes = page_bytes_##bits,                                                           \
+        .scratch_bytes = scratch_bytes,                                                            \
+        .encode = encode_##bits,                                                                   \
+        .decode = decode_##bits,                                                                   \
+        .tile_i8 = tile_i8_##bits,                                                                 \
+    }
+
+#define TURBO_CENTRED(bits, wire_id)                                                               \
+    static size_t page_bytes_##bits##c(uint32_t head_dim, tkv_kind kind)                           \
+    {                                                                                              \
+        (void)kind;                                                                                \
+        return means_at(bits, head_dim) + 2 * (size_t)head_dim;                                    \
+    }                                                                                              \
+    static void encode_##bits##c(const struct tkv_codec_env *env, float *x, uint64_t valid,        \
+                                 uint8_t *page, void *scratch)                                     \
+    {                                                                                              \
+        encode_centred(env, bits, x, valid, page, scratch);                                        \
+    }                                                                                              \
+    static void decode_##bits##c(const struct tkv_codec_env *env, const uint8_t *page, float *x)   \
+    {                                                                                              \
+        decode_centred(env, bits, page, x);                                                        \
+    }                                                                                              \
+    static void tile_i8_##bits##c(const struct tkv_codec_env *env, const uint8_t *page,            \
+                                  struct tkv_tile_buf *buf, struct tkv_tile_i8 *out)               \
+    {                                                                                              \
+        tile_i8(env, bits, page, buf, out);                                                        \
+        read_means(env, bits, page, buf->mean);                                                    \
+        out->mean = buf->mean;                                                                     \
+    }                                                                                              \
+    const struct tkv_codec_ops tkv_codec_turbo##bits##c = {                                        \
+        .name = "turbo" #bits "c",                                                                 \
+        .summary = "turbo" #bits " of keys less each channel's mean over the page",                \
+        .id = wire_id,                                                                             \
+        .caps = TKV_CAP_ROTATES | TKV_CAP_WHOLE_PAGE | TKV_CAP_BALANCES,                           \
+        .planes = 1,                                                                               \
+        .supports = supports_centred,                                                              \
+        .page_bytes = page_bytes_##bits##c,                                                        \
+        .scratch_bytes = scratch_bytes,                                                            \
+        .encode = encode_##bits##c,                                                                \
+        .decode = decode_##bits##c,                                                                \
+        .tile_i8 = tile_i8_##bits##c,                                                              \
+    }
+
+TURBO(4, 4);
+TURBO(3, 5);
+TURBO(2, 6);
+TURBO_CENTRED(4, 12);
+TURBO_CENTRED(3, 13);

@@ -3,9 +3,9 @@
  * straight into an i8 tile.
  *
  * For each width, `step` = n / 2^14 and the levels were chosen together for the least error on a
- * Gaussian; that costs 0.09 %, 0.005 % and 0.0001 % of the error of the unconstrained table. n has
- * at most 9 bits, a scale 8 and a level 7, so the products are exact in f32. Thresholds are the
- * midpoints of neighbouring levels. */
+ * Gaussian; that costs 0.09 %, 0.005 % and 0.0001 % of the error of the unconstrained table. n has at
+ * most 9 bits, a scale 8 and a level 7, so the products are exact in f32. Thresholds are the midpoints
+ * of neighbouring levels. */
 #ifndef TKV_FORMAT_TURBO_H
 #define TKV_FORMAT_TURBO_H
 
@@ -17,6 +17,9 @@
 #define TKV_TURBO4_STEP (363.0f / 16384.0f)
 #define TKV_TURBO3_STEP (309.0f / 16384.0f)
 #define TKV_TURBO2_STEP (225.0f / 16384.0f)
+
+/* Stored scales are an eighth: the scale of a row of a few large values may exceed 65504. */
+#define TKV_TURBO_SCALE_UNIT 8.0f
 
 static const int8_t tkv_turbo4_levels[16] = {-123, -93, -73, -57, -43, -30, -18, -6,
                                              6,    18,  30,  43,  57,  73,  93,  123};

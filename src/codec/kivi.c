@@ -1,0 +1,201 @@
+/* kivi4, kivi2: asymmetric codes after KIVI (arXiv 2402.02750), without rotation: keys per channel in
+ * groups of 32 tokens, values per token in groups of 32 channels, the last one shorter where the head
+ * size asks for it. A value is min + code * delta, both f16.
+ *
+ * Page: for K the groups of channel 0 (tokens 0..31, 32..63), of channel 1, ...; for V those of token
+ * 0, of token 1, ...: first all codes, then every group's min, then every group's delta. The codes of
+ * a group of n values take b = n * bits / 8 bytes: value i is in byte i % b, at bit i / b * bits. */
+#include <math.h>
+#include <string.h>
+
+#include "base/half.h"
+#include "codec/codec.h"
+
+#define TOKENS TKV_PAGE_TOKENS
+#define GROUP  32
+
+/* How a page falls into groups: lines (channels of K, tokens of V) of equal groups. */
+struct shape {
+    uint32_t bits;
+    size_t n_lines, line_values, line_groups, line_bytes;
+};
+
+static struct shape page_shape(uint32_t bits, uint32_t head_dim, tkv_kind kind)
+{
+    const size_t n = kind == TKV_K ? TOKENS : head_dim;
+    return (struct shape){
+        .bits = bits,
+        .n_lines = kind == TKV_K ? head_dim : TOKENS,
+        .line_values = n,
+        .line_groups = (n + GROUP - 1) / GROUP,
+        .line_bytes = n * bits / 8,
+    };
+}
+
+static bool supports(uint32_t head_dim, tkv_kind kind)
+{
+    (void)kind;
+    return head_dim > 0 && head_dim <= TKV_MAX_HEAD_DIM && head_dim % 16 == 0;
+}
+
+static size_t page_bytes(uint32_t bits, uint32_t head_dim, tkv_kind kind)
+{
+    const struct shape s = page_shape(bits, head_dim, kind);
+    return s.n_lines * (s.line_bytes + 4 * s.line_groups);
+}
+
+static void store_half(uint8_t *at, uint16_t h)
+{
+    at[0] = (uint8_t)h;
+    at[1] = (uint8_t)(h >> 8);
+}
+
+static float load_half(const uint8_t *at)
+{
+    return tkv_half_to_f32((uint16_t)(at[0] | at[1] << 8));
+}
+
+/* Codes n values; bit i of `valid` says that value i exists. */
+static void encode_group(const float *x, size_t n, uint32_t valid, uint32_t bits, uint8_t *codes,
+                         uint8_t *min_at, uint8_t *delta_at)
+{
+    const float top = (float)((1u << bits) - 1u);
+    const size_t n_bytes = n * bits / 8;
+    float low = INFINITY, high = -INFINITY;
+    for (size_t i = 0; i < n; i++)
+        if (valid >> i & 1) {
+            low = x[i] < low ? x[i] : low;
+            high = x[i] > high ? x[i] : high;
+        }
+    store_half(min_at, valid ? tkv_f32_to_half(low) : 0);
+    low = load_half(min_at);
+    store_half(delta_at, valid && high > low ? tkv_f32_to_half((high - low) / top) : 0);
+    const float delta = load_half(delta_at);
+
+    memset(codes, 0, n_bytes);
+    for (size_t i = 0; i < n && delta > 0.0f; i++) {
+        const float q = rintf((x[i] - low) / delta);
+        const uint32_t code = (uint32_t)(q > top ? top : q > 0.0f ? q : 0.0f);
+        if (valid >> i & 1)
+            codes[i % n_bytes] = (uint8_t)(codes[i % n_bytes] | code << (i / n_bytes * bits));
+    }
+}
+
+/* One line: codes at `codes`, parameters at min_at and delta_at. */
+struct line {
+    uint8_t *codes, *min_at, *delta_at;
+};
+
+static struct line line_at(const struct shape *s, uint8_t *page, size_t l)
+{
+    uint8_t *params = page + s->n_lines * s->line_bytes;
+    return (struct line){
+        .codes = page + l * s->line_bytes,
+        .min_at = params + 2 * s->line_groups * l,
+        .delta_at = params + 2 * s->line_groups * (s->n_lines + l),
+    };
+}
+
+static void encode(const struct tkv_codec_env *env, uint32_t bits, const float *x, uint64_t valid,
+                   uint8_t *page)
+{
+    const size_t D = env->head_dim;
+    const struct shape s = page_shape(bits, env->head_dim, env->kind);
+    for (size_t l = 0; l < s.n_lines; l++) {
+        struct line line = line_at(&s, page, l);
+        for (size_t i = 0; i < s.line_values; i += GROUP) {
+            const size_t n = s.line_values - i < GROUP ? s.line_values - i : GROUP;
+            float group[GROUP];
+            for (size_t j = 0; j < n; j++)
+                group[j] = env->kind == TKV_K ? x[(i + j) * D + l] : x[l * D + i + j];
+            const uint64_t live = env->kind == TKV_K ? valid >> i : 0 - (valid >> l & 1);
+            encode_group(group, n, (uint32_t)live, bits, line.codes, line.min_at, line.delta_at);
+            line.codes += n * bits / 8, line.min_at += 2, line.delta_at += 2;
+        }
+    }
+}
+
+/* A group with n_bytes of codes; plain loops that compilers turn into vectors. */
+static inline void decode_group(const uint8_t *restrict codes, size_t n_bytes, uint32_t bits,
+                                float low, float delta, float *restrict x)
+{
+    const uint32_t mask = (1u << bits) - 1u;
+    for (uint32_t shift = 0; shift < 8; shift += bits, x += n_bytes)
+        for (size_t i = 0; i < n_bytes; i++)
+            x[i] = (float)(int32_t)((uint32_t)codes[i] >> shift & mask) * delta + low;
+}
+
+static void decode_line(const struct shape *s, const uint8_t *page, size_t l, float *x)
+{
+    struct line line = line_at(s, (uint8_t *)(uintptr_t)page, l);
+    for (size_t i = 0; i < s->line_values; i += GROUP, x += GROUP) {
+        const float low = load_half(line.min_at), delta = load_half(line.delta_at);
+        const size_t n = s->line_values - i < GROUP ? s->line_values - i : GROUP;
+        if (n == GROUP && s->bits == 4) /* constants for the compiler */
+            decode_group(line.codes, GROUP / 2, 4, low, delta, x);
+        else if (n == GROUP)
+            decode_group(line.codes, GROUP / 4, 2, low, delta, x);
+        else
+            decode_group(line.codes, n * s->bits / 8, s->bits, low, delta, x);
+        line.codes += n * s->bits / 8, line.min_at += 2, line.delta_at += 2;
+    }
+}
+
+/* Lines one after another: the f32 tile of both kinds. */
+static void tile_f32(const struct tkv_codec_env *env, uint32_t bits, const uint8_t *page,
+                     float *tile)
+{
+    const struct shape s = page_shape(bits, env->head_dim, env->kind);
+    for (size_t l = 0; l < s.n_lines; l++)
+        decode_line(&s, page, l, tile + l * s.line_values);
+}
+
+static void decode(const struct tkv_codec_env *env, uint32_t bits, const uint8_t *page, float *x)
+{
+    if (env->kind == TKV_V) {
+        tile_f32(env, bits, page, x);
+        return;
+    }
+    const struct shape s = page_shape(bits, env->head_dim, env->kind);
+    for (size_t l = 0; l < s.n_lines; l++) {
+        float line[TOKENS];
+        decode_line(&s, page, l, line);
+        for (size_t t = 0; t < TOKENS; t++)
+            x[t * env->head_dim + l] = line[t];
+    }
+}
+
+/* Operations that know only the page: one set for each width. */
+#define KIVI(bits, wire_id)                                                                        \
+    static size_t page_bytes_##bits(uint32_t head_dim, tkv_kind kind)                              \
+    {                                                                                              \
+        return page_bytes(bits, head_dim, kind);                                                   \
+    }                                                                                              \
+    static void encode_##bits(const struct tkv_codec_env *env, float *x, uint64_t valid,           \
+                              uint8_t *page, void *scratch)                                        \
+    {                                                                                              \
+        (void)scratch;                                                                             \
+        encode(env, bits, x, valid, page);                                                         \
+    }                                                                                              \
+    static void decode_##bits(const struct tkv_codec_env *env, const uint8_t *page, float *x)      \
+    {                                                                                              \
+        decode(env, bits, page, x);                                                                \
+    }                                                                                              \
+    static void tile_f32_##bits(const struct tkv_codec_env *env, const uint8_t *page, float *tile) \
+    {                                                                                              \
+        tile_f32(env, bits, page, tile);                                                           \
+    }                                                                                              \
+    const struct tkv_codec_ops tkv_codec_kivi##bits = {                                            \
+        .name = "kivi" #bits,                                                                      \
+        .summary = "keys per channel, values per token, groups of 32 in " #bits " bits",           \
+        .id = wire_id,                                                                             \
+        .caps = TKV_CAP_WHOLE_PAGE,                                                                \
+        .supports = supports,                                                                      \
+        .page_bytes = page_bytes_##bits,                                                           \
+        .encode = encode_##bits,                                                                   \
+        .decode = decode_##bits,                                                                   \
+        .tile_f32 = tile_f32_##bits,                                                               \
+    }
+
+KIVI(4, 10);
+KIVI(2, 11);
