@@ -209,8 +209,9 @@ static void log_settled(const struct tkg_buffer *buffer, const struct settled *s
     if (tkv_spec_print(&buffer->spec, spec, sizeof(spec)) != TKV_OK) {
         spec[0] = '\0';
     }
+    /* A warning: programs hide less, and who reads a coded cache should know. */
     if (s->n_coded > 0) {
-        tkg_log(GGML_LOG_LEVEL_INFO,
+        tkg_log(GGML_LOG_LEVEL_WARN,
                 "KV cache %s: %u layers of %u heads of %u, %.2f bits a value when full, %.1f MiB where f16 takes %.1f",
                 spec, s->n_coded / 2, s->coded->n_heads, s->coded->head_dim,
                 16.0 * (double)s->coded_bytes / (double)s->coded_f16_bytes, (double)s->coded_bytes / mib,
