@@ -56,15 +56,20 @@ static inline size_t tkv_turbo_code_bytes(uint32_t bits, uint32_t D)
     return (size_t)TKV_PAGE_TOKENS * D * bits / 8;
 }
 
-/* Where group `j` of unit `u` lies in the i8 tile. K units run along the dims of a block of 16
- * tokens; V units run along the channels, and stack groups of 4 tokens. */
-static inline size_t tkv_turbo_tile_offset(tkv_kind kind, uint32_t D, uint32_t bits, size_t u,
-                                           size_t j)
+/* Where the groups of a page's units lie in the i8 tile, in bytes: unit i of run r, group j is at
+ * r * run_step + i * unit_step + j * group_step. K units run along the dims of a block of 16 tokens;
+ * V units run along the channels and stack groups of 4 tokens. */
+struct tkv_turbo_walk {
+    size_t n_runs, n_units; /* units of one run */
+    size_t run_step, unit_step, group_step;
+};
+
+static inline struct tkv_turbo_walk tkv_turbo_walk(tkv_kind kind, uint32_t D, uint32_t bits)
 {
-    const size_t per = tkv_turbo_groups_per_unit(bits), chunks = D / 16;
+    const size_t per = tkv_turbo_groups_per_unit(bits);
     if (kind == TKV_K)
-        return (u * per + j) * 64;
-    return ((u / chunks * per + j) * chunks + u % chunks) * 64;
+        return (struct tkv_turbo_walk){1, D / per, 0, 64 * per, 64};
+    return (struct tkv_turbo_walk){16 / per, D / 16, 4 * D * per, 64, 4 * (size_t)D};
 }
 
 #endif

@@ -10,17 +10,18 @@ void tkv_turbo_ref(struct tkv_kernels *k);
 static void unpack(const uint8_t *restrict codes, uint32_t D, tkv_kind kind, uint32_t bits,
                    int bias, uint8_t *restrict tile)
 {
-    const size_t per = tkv_turbo_groups_per_unit(bits), n_units = D / per;
+    const struct tkv_turbo_walk walk = tkv_turbo_walk(kind, D, bits);
     const uint32_t width = bits == 4 ? 4 : 2, mask = (1u << width) - 1u;
     const uint8_t *third = codes + 16 * (size_t)D;
     const int8_t *level = tkv_turbo_levels(bits);
-    for (size_t u = 0; u < n_units; u++)
-        for (size_t j = 0; j < per; j++) {
-            uint8_t *group = tile + tkv_turbo_tile_offset(kind, D, bits, u, j);
+    for (size_t u = 0; u < walk.n_runs * walk.n_units; u++, codes += 64)
+        for (size_t j = 0; j < tkv_turbo_groups_per_unit(bits); j++, third += 8) {
+            uint8_t *group = tile + u / walk.n_units * walk.run_step +
+                             u % walk.n_units * walk.unit_step + j * walk.group_step;
             for (size_t i = 0; i < 64; i++) {
-                uint32_t code = ((uint32_t)codes[u * 64 + i] >> (width * j)) & mask;
+                uint32_t code = ((uint32_t)codes[i] >> (width * j)) & mask;
                 if (bits == 3)
-                    code |= ((uint32_t)third[(u * per + j) * 8 + i / 8] >> (i % 8) & 1u) << 2;
+                    code |= ((uint32_t)third[i / 8] >> (i % 8) & 1u) << 2;
                 group[i] = (uint8_t)(level[code] + bias);
             }
         }
@@ -41,19 +42,18 @@ static void turbo_tile_v_ref(const uint8_t *restrict codes, uint32_t D, uint32_t
 static void turbo_pack_ref(const uint8_t *restrict tile, uint32_t D, tkv_kind kind, uint32_t bits,
                            uint8_t *restrict codes)
 {
-    const size_t per = tkv_turbo_groups_per_unit(bits), n_units = D / per;
+    const struct tkv_turbo_walk walk = tkv_turbo_walk(kind, D, bits);
     const uint32_t width = bits == 4 ? 4 : 2, mask = (1u << width) - 1u;
     uint8_t *third = codes + 16 * (size_t)D;
     memset(codes, 0, tkv_turbo_code_bytes(bits, D));
-    for (size_t u = 0; u < n_units; u++)
-        for (size_t j = 0; j < per; j++) {
-            const uint8_t *group = tile + tkv_turbo_tile_offset(kind, D, bits, u, j);
+    for (size_t u = 0; u < walk.n_runs * walk.n_units; u++, codes += 64)
+        for (size_t j = 0; j < tkv_turbo_groups_per_unit(bits); j++, third += 8) {
+            const uint8_t *group = tile + u / walk.n_units * walk.run_step +
+                                   u % walk.n_units * walk.unit_step + j * walk.group_step;
             for (size_t i = 0; i < 64; i++) {
-                codes[u * 64 + i] = (uint8_t)(codes[u * 64 + i] | (group[i] & mask) << (width * j));
-                if (bits == 3) {
-                    uint8_t *byte = third + (u * per + j) * 8 + i / 8;
-                    *byte = (uint8_t)(*byte | (group[i] >> 2) << (i % 8));
-                }
+                codes[i] = (uint8_t)(codes[i] | (group[i] & mask) << (width * j));
+                if (bits == 3)
+                    third[i / 8] = (uint8_t)(third[i / 8] | (group[i] >> 2) << (i % 8));
             }
         }
 }

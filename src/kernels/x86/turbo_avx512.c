@@ -1,0 +1,221 @@
+/* Turbo codes with AVX-512 BW and VBMI: a unit of 64 code bytes is one register, and levels come
+ * from byte shuffles of a 16-entry table. At 4 bits that is two shuffles and two stores for 128
+ * codes, which is what lets a tile be decoded afresh for every query. Bit-exact with the reference.
+ */
+#include <immintrin.h>
+#include <string.h>
+
+#include "format/turbo.h"
+#include "kernels/kernels.h"
+
+void tkv_turbo_avx512(struct tkv_kernels *k);
+
+/* Entry i, in every lane: the level of code base + (i >> shift & mask), plus bias. */
+static inline __m512i level_table(uint32_t bits, int bias, uint32_t base, uint32_t shift)
+{
+    const int8_t *level = tkv_turbo_levels(bits);
+    const uint32_t mask = bits == 4 ? 15 : 3;
+    _Alignas(16) uint8_t table[16];
+    for (uint32_t i = 0; i < 16; i++)
+        table[i] = (uint8_t)(level[base + (i >> shift & mask)] + bias);
+    return _mm512_broadcast_i32x4(_mm_load_si128((const __m128i *)table));
+}
+
+static inline __m512i high_nibbles(__m512i unit)
+{
+    return _mm512_and_si512(_mm512_srli_epi16(unit, 4), _mm512_set1_epi8(15));
+}
+
+static inline __m512i low_nibbles(__m512i unit)
+{
+    return _mm512_and_si512(unit, _mm512_set1_epi8(15));
+}
+
+static inline void unpack4(const uint8_t *restrict codes, struct tkv_turbo_walk walk, int bias,
+                           uint8_t *restrict tile)
+{
+    const __m512i table = level_table(4, bias, 0, 0);
+    for (size_t r = 0; r < walk.n_runs; r++, tile += walk.run_step) {
+        uint8_t *out = tile;
+        for (size_t u = 0; u < walk.n_units; u++, codes += 64, out += walk.unit_step) {
+            const __m512i unit = _mm512_loadu_si512(codes);
+            _mm512_store_si512(out, _mm512_shuffle_epi8(table, low_nibbles(unit)));
+            _mm512_store_si512(out + walk.group_step,
+                               _mm512_shuffle_epi8(table, high_nibbles(unit)));
+        }
+    }
+}
+
+static inline void unpack2(const uint8_t *restrict codes, struct tkv_turbo_walk walk, int bias,
+                           uint8_t *restrict tile)
+{
+    const __m512i even = level_table(2, bias, 0, 0), odd = level_table(2, bias, 0, 2);
+    const size_t step = walk.group_step;
+    for (size_t r = 0; r < walk.n_runs; r++, tile += walk.run_step) {
+        uint8_t *out = tile;
+        for (size_t u = 0; u < walk.n_units; u++, codes += 64, out += walk.unit_step) {
+            const __m512i unit = _mm512_loadu_si512(codes);
+            const __m512i low = low_nibbles(unit), high = high_nibbles(unit);
+            _mm512_store_si512(out, _mm512_shuffle_epi8(even, low));
+            _mm512_store_si512(out + step, _mm512_shuffle_epi8(odd, low));
+            _mm512_store_si512(out + 2 * step, _mm512_shuffle_epi8(even, high));
+            _mm512_store_si512(out + 3 * step, _mm512_shuffle_epi8(odd, high));
+        }
+    }
+}
+
+/* The third bit chooses between the tables of negative and positive levels. */
+static inline __m512i lookup3(__m512i negative, __m512i positive, __m512i index,
+                              const uint8_t *third)
+{
+    uint64_t mask;
+    memcpy(&mask, third, sizeof mask);
+    return _mm512_mask_shuffle_epi8(_mm512_shuffle_epi8(negative, index), mask, positive, index);
+}
+
+static inline void unpack3(const uint8_t *restrict codes, const uint8_t *restrict third,
+                           struct tkv_turbo_walk walk, int bias, uint8_t *restrict tile)
+{
+    const __m512i even0 = level_table(3, bias, 0, 0), odd0 = level_table(3, bias, 0, 2);
+    const __m512i even1 = level_table(3, bias, 4, 0), odd1 = level_table(3, bias, 4, 2);
+    const size_t step = walk.group_step;
+    for (size_t r = 0; r < walk.n_runs; r++, tile += walk.run_step) {
+        uint8_t *out = tile;
+        for (size_t u = 0; u < walk.n_units; u++, codes += 64, third += 32, out += walk.unit_step) {
+            const __m512i unit = _mm512_loadu_si512(codes);
+            const __m512i low = low_nibbles(unit), high = high_nibbles(unit);
+            _mm512_store_si512(out, lookup3(even0, even1, low, third));
+            _mm512_store_si512(out + step, lookup3(odd0, odd1, low, third + 8));
+            _mm512_store_si512(out + 2 * step, lookup3(even0, even1, high, third + 16));
+            _mm512_store_si512(out + 3 * step, lookup3(odd0, odd1, high, third + 24));
+        }
+    }
+}
+
+static inline void unpack(const uint8_t *restrict codes, uint32_t D, tkv_kind kind, uint32_t bits,
+                          int bias, uint8_t *restrict tile)
+{
+    const struct tkv_turbo_walk walk = tkv_turbo_walk(kind, D, bits);
+    if (bits == 4)
+        unpack4(codes, walk, bias, tile);
+    else if (bits == 3)
+        unpack3(codes, codes + 16 * (size_t)D, walk, bias, tile);
+    else
+        unpack2(codes, walk, bias, tile);
+}
+
+static void turbo_tile_k_avx512(const uint8_t *restrict codes, uint32_t D, uint32_t bits,
+                                uint8_t *restrict tile)
+{
+    unpack(codes, D, TKV_K, bits, 128, tile);
+}
+
+static void turbo_tile_v_avx512(const uint8_t *restrict codes, uint32_t D, uint32_t bits,
+                                int8_t *restrict tile)
+{
+    unpack(codes, D, TKV_V, bits, 0, (uint8_t *)tile);
+}
+
+/* The codes of one unit's groups, in their places in the byte; `width` bits each. */
+static inline __m512i pack_unit(const uint8_t *tile, size_t step, uint32_t n_groups, uint32_t width)
+{
+    const __m512i mask = _mm512_set1_epi8((char)((1 << width) - 1));
+    __m512i unit = _mm512_setzero_si512();
+    for (uint32_t j = 0; j < n_groups; j++) {
+        const __m512i group = _mm512_and_si512(_mm512_load_si512(tile + j * step), mask);
+        unit = _mm512_or_si512(unit, _mm512_sll_epi16(group, _mm_cvtsi32_si128((int)(width * j))));
+    }
+    return unit;
+}
+
+static void turbo_pack_avx512(const uint8_t *restrict tile, uint32_t D, tkv_kind kind,
+                              uint32_t bits, uint8_t *restrict codes)
+{
+    const struct tkv_turbo_walk walk = tkv_turbo_walk(kind, D, bits);
+    uint8_t *third = codes + 16 * (size_t)D;
+    for (size_t r = 0; r < walk.n_runs; r++)
+        for (size_t u = 0; u < walk.n_units; u++, codes += 64) {
+            const uint8_t *in = tile + r * walk.run_step + u * walk.unit_step;
+            if (bits == 4) {
+                _mm512_storeu_si512(codes, pack_unit(in, walk.group_step, 2, 4));
+                continue;
+            }
+            _mm512_storeu_si512(codes, pack_unit(in, walk.group_step, 4, 2));
+            for (size_t j = 0; bits == 3 && j < 4; j++, third += 8) {
+                const __m512i group = _mm512_load_si512(in + j * walk.group_step);
+                const uint64_t mask = _mm512_test_epi8_mask(group, _mm512_set1_epi8(4));
+                memcpy(third, &mask, sizeof mask);
+            }
+        }
+}
+
+/* The number of thresholds below y, by binary search: entry i of `table` is threshold i - 1. */
+static inline __m512i search(__m512 y, __m512 table, uint32_t bits)
+{
+    __m512i code = _mm512_setzero_si512();
+    for (int bit = 1 << (bits - 1); bit > 0; bit >>= 1) {
+        const __m512i next = _mm512_or_si512(code, _mm512_set1_epi32(bit));
+        const __m512 threshold = _mm512_permutexvar_ps(next, table);
+        code = _mm512_mask_mov_epi32(code, _mm512_cmp_ps_mask(y, threshold, _CMP_GT_OQ), next);
+    }
+    return code;
+}
+
+static inline void code_rows(const float *restrict x, const float *restrict inv, uint32_t D,
+                             uint32_t bits, uint8_t *restrict codes, int32_t *restrict energy)
+{
+    _Alignas(64) float threshold[16] = {0};
+    _Alignas(64) int32_t square[16] = {0};
+    const int8_t *level = tkv_turbo_levels(bits);
+    for (uint32_t i = 0; i < 1u << bits; i++) {
+        threshold[i] = i > 0 ? tkv_turbo_threshold(bits, i - 1) : 0.0f;
+        square[i] = level[i] * level[i];
+    }
+    const __m512 table = _mm512_load_ps(threshold);
+    const __m512i squares = _mm512_load_si512(square);
+    for (size_t t = 0; t < TKV_PAGE_TOKENS; t++) {
+        const __m512 factor = _mm512_set1_ps(inv[t]);
+        __m512i sum = _mm512_setzero_si512();
+        for (size_t d = t * D; d < (t + 1) * D; d += 16) {
+            const __m512i code = search(_mm512_mul_ps(_mm512_loadu_ps(x + d), factor), table, bits);
+            sum = _mm512_add_epi32(sum, _mm512_permutexvar_epi32(code, squares));
+            _mm_storeu_si128((__m128i *)(codes + d), _mm512_cvtepi32_epi8(code));
+        }
+        energy[t] = _mm512_reduce_add_epi32(sum);
+    }
+}
+
+static void turbo_codes_avx512(const float *restrict x, const float *restrict inv, uint32_t D,
+                               uint32_t bits, uint8_t *restrict codes, int32_t *restrict energy)
+{
+    if (bits == 4)
+        code_rows(x, inv, D, 4, codes, energy);
+    else if (bits == 3)
+        code_rows(x, inv, D, 3, codes, energy);
+    else
+        code_rows(x, inv, D, 2, codes, energy);
+}
+
+static void bucketize_avx512(const float *restrict x, size_t n, const float *restrict thresholds,
+                             uint32_t n_thresholds, uint8_t *restrict idx)
+{
+    for (size_t i = 0; i < n; i += 16) {
+        const __mmask16 live = (__mmask16)(n - i < 16 ? (1u << (n - i)) - 1u : 0xffffu);
+        const __m512 y = _mm512_maskz_loadu_ps(live, x + i);
+        __m512i below = _mm512_setzero_si512();
+        for (uint32_t j = 0; j < n_thresholds; j++) {
+            const __mmask16 k = _mm512_cmp_ps_mask(_mm512_set1_ps(thresholds[j]), y, _CMP_LT_OQ);
+            below = _mm512_mask_add_epi32(below, k, below, _mm512_set1_epi32(1));
+        }
+        _mm_mask_storeu_epi8(idx + i, live, _mm512_cvtepi32_epi8(below));
+    }
+}
+
+void tkv_turbo_avx512(struct tkv_kernels *k)
+{
+    k->turbo_tile_k = turbo_tile_k_avx512;
+    k->turbo_tile_v = turbo_tile_v_avx512;
+    k->turbo_pack = turbo_pack_avx512;
+    k->turbo_codes = turbo_codes_avx512;
+    k->bucketize = bucketize_avx512;
+}

@@ -1,0 +1,175 @@
+#include <stdio.h>
+#include <string.h>
+
+#include "check.h"
+#include "format/turbo.h"
+
+static const uint32_t dims[] = {16, 48, 64, 80, 96, 112, 128, 192, 256, 512};
+#define N_DIMS (sizeof dims / sizeof dims[0])
+
+/* One page at one width: codes in tile order, page codes, tile. All end at guard pages. */
+struct turbo_args {
+    const struct tkv_kernels *k;
+    uint32_t D, bits;
+    uint8_t *plain, *page, *tile;
+    float *x, *inv;
+    int32_t *energy;
+};
+
+static void alloc_args(struct turbo_args *a, uint32_t D, uint32_t bits)
+{
+    *a = (struct turbo_args){.D = D, .bits = bits};
+    a->plain = check_alloc((size_t)64 * D, 1);
+    a->page = check_alloc(tkv_turbo_code_bytes(bits, D), 1);
+    a->tile = check_alloc((size_t)64 * D, 1);
+    a->x = check_alloc((size_t)64 * D, 4);
+    a->inv = check_alloc(64, 4);
+    a->energy = check_alloc(64, 4);
+}
+
+static void free_args(struct turbo_args *a)
+{
+    check_free(a->plain, (size_t)64 * a->D, 1);
+    check_free(a->page, tkv_turbo_code_bytes(a->bits, a->D), 1);
+    check_free(a->tile, (size_t)64 * a->D, 1);
+    check_free(a->x, (size_t)64 * a->D, 4);
+    check_free(a->inv, 64, 4);
+    check_free(a->energy, 64, 4);
+}
+
+/* Packing any codes and unpacking them gives their levels, for the level under test and against the
+ * bytes of the reference. */
+static void check_pack(struct check *c, struct turbo_args *a, tkv_kind kind, const char *what)
+{
+    static uint8_t want[64 * 512];
+    const size_t n = (size_t)64 * a->D, code_bytes = tkv_turbo_code_bytes(a->bits, a->D);
+    const int8_t *level = tkv_turbo_levels(a->bits);
+    check_fill_bytes(c, a->plain, n);
+    for (size_t i = 0; i < n; i++)
+        a->plain[i] &= (uint8_t)((1 << a->bits) - 1);
+    c->ref.turbo_pack(a->plain, a->D, kind, a->bits, want);
+    c->now.turbo_pack(a->plain, a->D, kind, a->bits, a->page);
+    check_bytes(c, "turbo_pack", what, a->page, want, code_bytes);
+
+    for (size_t i = 0; i < n; i++)
+        want[i] = (uint8_t)(level[a->plain[i]] + (kind == TKV_K ? 128 : 0));
+    if (kind == TKV_K)
+        c->now.turbo_tile_k(a->page, a->D, a->bits, a->tile);
+    else
+        c->now.turbo_tile_v(a->page, a->D, a->bits, (int8_t *)a->tile);
+    check_bytes(c, kind == TKV_K ? "turbo_tile_k" : "turbo_tile_v", what, a->tile, want, n);
+}
+
+/* Every byte is some page: tiles of random bytes, at an address without alignment. */
+static void check_any_bytes(struct check *c, struct turbo_args *a, tkv_kind kind, const char *what)
+{
+    static uint8_t page[64 * 256 + 1], want[64 * 512];
+    check_fill_bytes(c, page, sizeof page);
+    if (kind == TKV_K) {
+        c->ref.turbo_tile_k(page + 1, a->D, a->bits, want);
+        c->now.turbo_tile_k(page + 1, a->D, a->bits, a->tile);
+    } else {
+        c->ref.turbo_tile_v(page + 1, a->D, a->bits, (int8_t *)want);
+        c->now.turbo_tile_v(page + 1, a->D, a->bits, (int8_t *)a->tile);
+    }
+    check_bytes(c, kind == TKV_K ? "turbo_tile_k" : "turbo_tile_v", what, a->tile, want,
+                (size_t)64 * a->D);
+}
+
+static void check_codes(struct check *c, struct turbo_args *a, int fill, const char *what)
+{
+    static uint8_t want[64 * 512];
+    int32_t energy[64];
+    const size_t n = (size_t)64 * a->D;
+    check_fill(c, a->x, n, fill);
+    check_fill(c, a->inv, 64, FILL_HEAVY);
+    for (size_t i = 0; i < n; i += 7) /* on a threshold, where < and <= differ */
+        a->x[i] = tkv_turbo_threshold(a->bits, check_random(c) % ((1u << a->bits) - 1u));
+    for (size_t t = 0; t < 64; t += 2)
+        a->inv[t] = 1.0f;
+    c->ref.turbo_codes(a->x, a->inv, a->D, a->bits, want, energy);
+    c->now.turbo_codes(a->x, a->inv, a->D, a->bits, a->tile, a->energy);
+    check_bytes(c, "turbo_codes", what, a->tile, want, n);
+    check_bytes(c, "turbo_codes", "energy", a->energy, energy, sizeof energy);
+}
+
+static void check_buckets(struct check *c)
+{
+    float thresholds[15];
+    for (uint32_t n = 0; n < 40; n++)
+        for (uint32_t n_thresholds = 1; n_thresholds < 16; n_thresholds++) {
+            float *x = check_alloc(n, 4);
+            uint8_t want[40], *got = check_alloc(n, 1);
+            for (uint32_t i = 0; i < n_thresholds; i++)
+                thresholds[i] = (float)i * 0.125f - 0.9f;
+            check_fill(c, x, n, FILL_UNIFORM);
+            for (uint32_t i = 0; i < n; i += 5)
+                x[i] = thresholds[i % n_thresholds];
+            for (uint32_t i = 0; i < n; i++) {
+                want[i] = 0;
+                while (want[i] < n_thresholds && thresholds[want[i]] < x[i])
+                    want[i]++;
+            }
+            c->now.bucketize(x, n, thresholds, n_thresholds, got);
+            check_bytes(c, "bucketize", "counts", got, want, n);
+            check_free(x, n, 4), check_free(got, n, 1);
+        }
+}
+
+static void bench_tile_k(void *arg)
+{
+    struct turbo_args *a = arg;
+    a->k->turbo_tile_k(a->page, a->D, a->bits, a->tile);
+}
+
+static void bench_tile_v(void *arg)
+{
+    struct turbo_args *a = arg;
+    a->k->turbo_tile_v(a->page, a->D, a->bits, (int8_t *)a->tile);
+}
+
+static void bench_pack(void *arg)
+{
+    struct turbo_args *a = arg;
+    a->k->turbo_pack(a->plain, a->D, TKV_K, a->bits, a->page);
+}
+
+static void bench_codes(void *arg)
+{
+    struct turbo_args *a = arg;
+    a->k->turbo_codes(a->x, a->inv, a->D, a->bits, a->tile, a->energy);
+}
+
+static void bench(struct check *c, struct turbo_args *a)
+{
+    char unit[32];
+    snprintf(unit, sizeof unit, "D=%u bits=%u", a->D, a->bits);
+    a->k = &c->now;
+    check_bench(c, "turbo_tile_k", unit, bench_tile_k, a);
+    check_bench(c, "turbo_tile_v", unit, bench_tile_v, a);
+    check_bench(c, "turbo_pack", unit, bench_pack, a);
+    check_bench(c, "turbo_codes", unit, bench_codes, a);
+}
+
+void check_turbo(struct check *c)
+{
+    if (!check_wanted(c, "turbo_tile_k turbo_tile_v turbo_pack turbo_codes bucketize"))
+        return;
+    for (uint32_t bits = 2; bits <= 4; bits++)
+        for (size_t i = 0; i < N_DIMS; i++) {
+            struct turbo_args a;
+            char what[32];
+            alloc_args(&a, dims[i], bits);
+            snprintf(what, sizeof what, "D=%u bits=%u", a.D, bits);
+            for (int kind = TKV_K; kind <= TKV_V; kind++) {
+                check_pack(c, &a, (tkv_kind)kind, what);
+                check_any_bytes(c, &a, (tkv_kind)kind, what);
+            }
+            for (int fill = 0; fill < FILL_NAN; fill++)
+                check_codes(c, &a, fill, what);
+            if (c->bench && a.D == 128)
+                bench(c, &a);
+            free_args(&a);
+        }
+    check_buckets(c);
+}
