@@ -36,21 +36,15 @@ struct estimate {
 
 static const char *const kind_keys[MAX_KINDS] = {"full", "window", "mla", "recurrent"};
 
-static bool same_shape(const struct group *g, const struct model_layer *l, uint32_t cells) {
-    return g->layer.kind == l->kind && g->layer.n_kv_heads == l->n_kv_heads && g->layer.k_head_dim == l->k_head_dim &&
-           g->layer.v_head_dim == l->v_head_dim && g->layer.state_bytes == l->state_bytes && g->cells == cells;
-}
-
 static void group_layers(struct estimate *e) {
     e->groups = cli_alloc(e->model.n_layers, sizeof(*e->groups));
     for (uint32_t i = 0; i < e->model.n_layers; i++) {
         const struct model_layer *l = &e->model.layers[i];
-        uint32_t cells = l->n_kv_heads ? model_layer_cells(&e->model, l, e->ctx) : 0;
         size_t g = 0;
-        while (g < e->n_groups && !same_shape(&e->groups[g], l, cells))
+        while (g < e->n_groups && !model_layers_same(&e->groups[g].layer, l))
             g++;
         if (g == e->n_groups)
-            e->groups[e->n_groups++] = (struct group){*l, cells, 0};
+            e->groups[e->n_groups++] = (struct group){*l, l->n_kv_heads ? model_layer_cells(&e->model, l, e->ctx) : 0, 0};
         e->groups[g].n_layers++;
     }
 }

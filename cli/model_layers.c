@@ -336,6 +336,11 @@ void model_layers_free(struct model_layers *m) {
     *m = (struct model_layers){0};
 }
 
+bool model_layers_same(const struct model_layer *a, const struct model_layer *b) {
+    return a->kind == b->kind && a->n_kv_heads == b->n_kv_heads && a->k_head_dim == b->k_head_dim &&
+           a->v_head_dim == b->v_head_dim && a->state_bytes == b->state_bytes;
+}
+
 uint32_t model_layer_cells(const struct model_layers *m, const struct model_layer *layer, uint32_t ctx) {
     uint64_t cells = ctx;
     if (layer->kind == LAYER_WINDOW && (uint64_t)m->window + DEFAULT_UBATCH < cells)

@@ -48,6 +48,9 @@ bool model_layers_read(const struct llama_api *api, const char *path, struct mod
 
 void model_layers_free(struct model_layers *m);
 
+/* Same kind, heads, sizes and state? */
+bool model_layers_same(const struct model_layer *a, const struct model_layer *b);
+
 /* Cells that llama.cpp gives a layer for one sequence of `ctx` tokens, at its default micro-batch of 512. */
 uint32_t model_layer_cells(const struct model_layers *m, const struct model_layer *layer, uint32_t ctx);
 
