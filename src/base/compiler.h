@@ -10,4 +10,12 @@
 #define TKV_INLINE static inline
 #endif
 
+/* Keeps a loaded vector in its register: left alone, compilers load it again for each use, and loads are what
+ * runs out first. */
+#if defined(__GNUC__) && defined(__x86_64__)
+#define TKV_HOLD(x) __asm__("" : "+v"(x))
+#else
+#define TKV_HOLD(x) ((void)0)
+#endif
+
 #endif

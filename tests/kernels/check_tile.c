@@ -117,13 +117,13 @@ static void check_shape(struct check *c, uint32_t n_rows, uint32_t D, int fill)
     alloc_args(&a, n_rows, D);
     fill_args(c, &a, fill);
     const size_t rows = (size_t)n_rows * D, scores = (size_t)n_rows * 64;
-    if (check_wanted(c, "score_i8"))
+    if (check_wanted(c, "tile score_i8"))
         check_one(c, "score_i8", &a, score_i8, a.si, scores, fill);
-    if (check_wanted(c, "wsum_i8"))
+    if (check_wanted(c, "tile wsum_i8"))
         check_one(c, "wsum_i8", &a, wsum_i8, a.acc, rows, fill);
-    if (check_wanted(c, "score_f32"))
+    if (check_wanted(c, "tile score_f32"))
         check_one(c, "score_f32", &a, score_f32, a.s, scores, fill);
-    if (check_wanted(c, "wsum_f32"))
+    if (check_wanted(c, "tile wsum_f32"))
         check_one(c, "wsum_f32", &a, wsum_f32, a.acc, rows, fill);
     free_args(&a);
 }
@@ -185,13 +185,13 @@ static void bench(struct check *c)
         memset(a.wscale, 0, rows[i] * sizeof *a.wscale); /* so that repeated sums stay finite */
         memset(a.wf, 0, (size_t)rows[i] * 64 * sizeof *a.wf);
         a.k = &c->now;
-        if (check_wanted(c, "score_i8"))
+        if (check_wanted(c, "tile score_i8"))
             check_bench(c, "score_i8", unit, score_i8, &a);
-        if (check_wanted(c, "wsum_i8"))
+        if (check_wanted(c, "tile wsum_i8"))
             check_bench(c, "wsum_i8", unit, wsum_i8, &a);
-        if (check_wanted(c, "score_f32"))
+        if (check_wanted(c, "tile score_f32"))
             check_bench(c, "score_f32", unit, score_f32, &a);
-        if (check_wanted(c, "wsum_f32"))
+        if (check_wanted(c, "tile wsum_f32"))
             check_bench(c, "wsum_f32", unit, wsum_f32, &a);
         free_args(&a);
     }

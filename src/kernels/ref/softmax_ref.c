@@ -1,7 +1,7 @@
 /* Online softmax over 64 logits, and the 8-bit forms of weights and queries.
  *
  * Order of the sum: lane i of 16 adds elements i, i + 16, i + 32, i + 48; then lanes fold by 8, 4, 2, 1. Maxima
- * need no order. Rounding to integers is to nearest even by adding TKV_EXP_MAGIC. */
+ * need no order. Rounding to integers is to nearest even by adding TKV_ROUND_MAGIC. */
 #include <math.h>
 
 #include "base/half.h"
@@ -9,9 +9,6 @@
 #include "kernels/kernels.h"
 
 #define TOKENS TKV_PAGE_TOKENS
-
-/* Below this a maximum counts as zero: its reciprocal would overflow. */
-#define TINY 0x1p-100f
 
 void tkv_softmax_ref(struct tkv_kernels *k);
 
@@ -32,16 +29,13 @@ static float exp_negative(float x)
     if (x < TKV_EXP_MIN)
         return 0.0f;
     const float t = fmaf(x, TKV_EXP_LOG2E, TKV_EXP_MAGIC);
-    const float n = t - TKV_EXP_MAGIC;
-    const float r = fmaf(n, -TKV_EXP_LN2_LO, fmaf(n, -TKV_EXP_LN2_HI, x));
-    float p = fmaf(TKV_EXP_C6, r, TKV_EXP_C5);
-    p = fmaf(p, r, TKV_EXP_C4);
+    const float r = fmaf(t - TKV_EXP_MAGIC, -TKV_EXP_LN2, x);
+    float p = fmaf(TKV_EXP_C5, r, TKV_EXP_C4);
     p = fmaf(p, r, TKV_EXP_C3);
     p = fmaf(p, r, TKV_EXP_C2);
     p = fmaf(p, r, 1.0f);
     p = fmaf(p, r, 1.0f);
-    /* the shift drops all of MAGIC's bits and leaves n in the exponent field */
-    return p * tkv_bits_f32((tkv_f32_bits(t) << 23) + 0x3f800000u);
+    return p * tkv_bits_f32(tkv_f32_bits(t) << 23); /* all of MAGIC's own bits leave at the top */
 }
 
 static float fold_sum(const float *restrict x)
@@ -71,7 +65,7 @@ static void softmax_ref(float *restrict s, struct tkv_softmax_row *restrict row)
 /* The integer nearest to x, |x| < 2^22, as its low bits. */
 static uint32_t nearest_bits(float x)
 {
-    return tkv_f32_bits(x + TKV_EXP_MAGIC);
+    return tkv_f32_bits(x + TKV_ROUND_MAGIC);
 }
 
 static float quantize_weights_ref(const float *restrict p, const float *restrict vscale, uint8_t *restrict w)
@@ -82,10 +76,10 @@ static float quantize_weights_ref(const float *restrict p, const float *restrict
         x[t] = x[t] > 0.0f ? x[t] : 0.0f; /* a NaN too: the caller's sum of weights carries it */
         max = x[t] > max ? x[t] : max;
     }
-    const float inverse = max < TINY ? 0.0f : 255.0f / max;
+    const float inverse = max < TKV_TINY ? 0.0f : 255.0f / max;
     for (size_t t = 0; t < TOKENS; t++)
         w[t] = (uint8_t)nearest_bits(x[t] * inverse);
-    return max < TINY ? 0.0f : max * (1.0f / 255.0f);
+    return max < TKV_TINY ? 0.0f : max * (1.0f / 255.0f);
 }
 
 static float quantize_row_i8_ref(const float *restrict x, uint32_t D, int8_t *restrict codes,
@@ -97,14 +91,14 @@ static float quantize_row_i8_ref(const float *restrict x, uint32_t D, int8_t *re
         max_bits = magnitude > max_bits ? magnitude : max_bits;
     }
     const float max = tkv_bits_f32(max_bits);
-    const int codable = max >= TINY && max < INFINITY;
+    const int codable = max >= TKV_TINY && max < INFINITY;
     const float inverse = codable ? 127.0f / max : 0.0f;
     *sum = 0;
     for (size_t d = 0; d < D; d++) {
         codes[d] = codable ? (int8_t)(uint8_t)nearest_bits(x[d] * inverse) : 0;
         *sum += codes[d];
     }
-    return max < TINY ? 0.0f : max * (1.0f / 127.0f);
+    return max < TKV_TINY ? 0.0f : max * (1.0f / 127.0f);
 }
 
 void tkv_softmax_ref(struct tkv_kernels *k)

@@ -1,13 +1,13 @@
 /* Softmax and 8-bit quantisation for AVX-512: a page's 64 tokens are four registers, whose 16 lanes are the 16
  * partial sums of the reference. */
 #include <immintrin.h>
+#include <math.h>
 
 #include "base/compiler.h"
 #include "kernels/exp_poly.h"
 #include "kernels/kernels.h"
 
 #define TOKENS TKV_PAGE_TOKENS
-#define TINY 0x1p-100f
 
 void tkv_softmax_avx512(struct tkv_kernels *k);
 
@@ -32,17 +32,13 @@ TKV_INLINE __m512 exp_negative(__m512 x)
     const __mmask16 live = _mm512_cmp_ps_mask(x, _mm512_set1_ps(TKV_EXP_MIN), _CMP_NLT_UQ);
     const __m512 magic = _mm512_set1_ps(TKV_EXP_MAGIC);
     const __m512 t = _mm512_fmadd_ps(x, _mm512_set1_ps(TKV_EXP_LOG2E), magic);
-    const __m512 n = _mm512_sub_ps(t, magic);
-    __m512 r = _mm512_fmadd_ps(n, _mm512_set1_ps(-TKV_EXP_LN2_HI), x);
-    r = _mm512_fmadd_ps(n, _mm512_set1_ps(-TKV_EXP_LN2_LO), r);
-    __m512 p = _mm512_fmadd_ps(_mm512_set1_ps(TKV_EXP_C6), r, _mm512_set1_ps(TKV_EXP_C5));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(TKV_EXP_C4));
+    const __m512 r = _mm512_fmadd_ps(_mm512_sub_ps(t, magic), _mm512_set1_ps(-TKV_EXP_LN2), x);
+    __m512 p = _mm512_fmadd_ps(_mm512_set1_ps(TKV_EXP_C5), r, _mm512_set1_ps(TKV_EXP_C4));
     p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(TKV_EXP_C3));
     p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(TKV_EXP_C2));
     p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f));
     p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f));
-    const __m512i power = _mm512_add_epi32(_mm512_slli_epi32(_mm512_castps_si512(t), 23),
-                                           _mm512_set1_epi32(0x3f800000));
+    const __m512i power = _mm512_slli_epi32(_mm512_castps_si512(t), 23);
     return _mm512_maskz_mul_ps(live, p, _mm512_castsi512_ps(power));
 }
 
@@ -55,7 +51,9 @@ TKV_INLINE float fold_sum(__m512 x)
     return _mm_cvtss_f32(_mm_add_ss(x2, _mm_movehdup_ps(x2)));
 }
 
-/* _mm512_max_ps gives its second operand where either is a NaN, so NaN logits leave the maximum alone. */
+/* Most pages of a long context hold no new maximum. A compare finds that out, and then the exponentials need not
+ * wait for a reduction. _mm512_max_ps gives its second operand where either is a NaN, so NaN logits leave the
+ * maximum alone. */
 static void softmax_avx512(float *restrict s, struct tkv_softmax_row *restrict row)
 {
     __m512 x[4], max = _mm512_set1_ps(row->m);
@@ -63,14 +61,18 @@ static void softmax_avx512(float *restrict s, struct tkv_softmax_row *restrict r
         x[b] = _mm512_loadu_ps(s + b * 16);
         max = _mm512_max_ps(x[b], max);
     }
-    const float m = _mm512_reduce_max_ps(max);
-    const __m512 base = _mm512_set1_ps(m == -__builtin_inff() ? 0.0f : m);
+    float m = row->m;
+    row->fix = 1.0f;
+    if (_mm512_cmp_ps_mask(max, _mm512_set1_ps(m), _CMP_GT_OQ)) {
+        m = _mm512_reduce_max_ps(max);
+        row->fix = _mm512_cvtss_f32(exp_negative(_mm512_set1_ps(row->m - m)));
+    }
+    const __m512 base = _mm512_set1_ps(m == -INFINITY ? 0.0f : m);
     for (int b = 0; b < 4; b++) {
         x[b] = exp_negative(_mm512_sub_ps(x[b], base));
         _mm512_storeu_ps(s + b * 16, x[b]);
     }
     const float sum = fold_sum(_mm512_add_ps(_mm512_add_ps(_mm512_add_ps(x[0], x[1]), x[2]), x[3]));
-    row->fix = m == row->m ? 1.0f : _mm512_cvtss_f32(exp_negative(_mm512_set1_ps(row->m - m)));
     row->l = _mm_cvtss_f32(_mm_fmadd_ss(_mm_set_ss(row->l), _mm_set_ss(row->fix), _mm_set_ss(sum)));
     row->m = m;
 }
@@ -84,12 +86,12 @@ static float quantize_weights_avx512(const float *restrict p, const float *restr
         max = _mm512_max_ps(x[b], max);
     }
     const float m = _mm512_reduce_max_ps(max);
-    const __m512 inverse = _mm512_set1_ps(m < TINY ? 0.0f : 255.0f / m);
+    const __m512 inverse = _mm512_set1_ps(m < TKV_TINY ? 0.0f : 255.0f / m);
     for (int b = 0; b < 4; b++) {
         const __m512i code = _mm512_cvtps_epi32(_mm512_mul_ps(x[b], inverse));
         _mm_storeu_si128((__m128i *)(void *)(w + b * 16), _mm512_cvtepi32_epi8(code));
     }
-    return m < TINY ? 0.0f : m * (1.0f / 255.0f);
+    return m < TKV_TINY ? 0.0f : m * (1.0f / 255.0f);
 }
 
 static float quantize_row_i8_avx512(const float *restrict x, uint32_t D, int8_t *restrict codes,
@@ -103,7 +105,7 @@ static float quantize_row_i8_avx512(const float *restrict x, uint32_t D, int8_t 
     }
     const int32_t m_bits = _mm512_reduce_max_epi32(max_bits);
     const float m = _mm_cvtss_f32(_mm_castsi128_ps(_mm_cvtsi32_si128(m_bits)));
-    const int codable = m >= TINY && m_bits < 0x7f800000;
+    const int codable = m >= TKV_TINY && m_bits < 0x7f800000;
     const __m512 inverse = _mm512_set1_ps(codable ? 127.0f / m : 0.0f);
     const __mmask16 live = codable ? 0xffff : 0;
     for (uint32_t d = 0; d < D; d += 16) {
@@ -112,7 +114,7 @@ static float quantize_row_i8_avx512(const float *restrict x, uint32_t D, int8_t 
         total = _mm512_add_epi32(total, code);
     }
     *sum = _mm512_reduce_add_epi32(total);
-    return m < TINY ? 0.0f : m * (1.0f / 127.0f);
+    return m < TKV_TINY ? 0.0f : m * (1.0f / 127.0f);
 }
 
 void tkv_softmax_avx512(struct tkv_kernels *k)

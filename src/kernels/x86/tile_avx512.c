@@ -3,10 +3,10 @@
  * A block of `rows` (1 to 6) x 4 registers of accumulators covers the 64 tokens of a score, or 64 channels of a
  * weighted sum: 6 x 4 accumulators, 4 tile registers and one broadcast fill the register file, and each tile
  * register serves all rows. vpdpbusd wants one unsigned side: for keys it is the tile (code + 128, and
- * 128 * sum(q) comes off at the start), for values it is the weights.
+ * 128 * sum(q) comes off at the end), for values it is the weights.
  *
- * One row alone has too few chains to hide the latency of vpdpbusd: it takes two groups of dims at a time, or
- * 128 channels. */
+ * One or two rows alone have too few chains to hide the latency of vpdpbusd: they sum even and odd groups of
+ * dims apart, or take 128 channels. */
 #include <immintrin.h>
 #include <string.h>
 
@@ -26,6 +26,13 @@ TKV_INLINE __m512i broadcast4(const void *p)
     return _mm512_set1_epi32(x);
 }
 
+/* acc += sums of four products, u unsigned, s signed. By hand because gcc copies the accumulator into a fresh
+ * register before its builtin and then runs out of registers. */
+TKV_INLINE void dot4(__m512i *acc, __m512i u, __m512i s)
+{
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(*acc) : "v"(u), "v"(s));
+}
+
 /* -128 * sum of D codes. */
 TKV_INLINE int32_t minus_128_sum(const int8_t *q, uint32_t D)
 {
@@ -38,56 +45,42 @@ TKV_INLINE int32_t minus_128_sum(const int8_t *q, uint32_t D)
     return -_mm512_reduce_add_epi32(sum);
 }
 
-TKV_INLINE void score_i8_rows(const uint8_t *tile, const int8_t *q, uint32_t D, int32_t *s, int rows)
+/* `chains` (1 or 2) sums run side by side, of the even and of the odd groups of four dims. */
+TKV_INLINE void score_i8_rows(const uint8_t *tile, const int8_t *q, uint32_t D, int32_t *s, int rows, size_t chains)
 {
-    __m512i acc[6][4];
+    __m512i acc[2][6][4];
+    int32_t offset[6];
+    for (int r = 0; r < rows; r++)
+        offset[r] = minus_128_sum(q + (size_t)r * D, D);
     for (int r = 0; r < rows; r++)
         for (int b = 0; b < 4; b++)
-            acc[r][b] = _mm512_set1_epi32(minus_128_sum(q + (size_t)r * D, D));
-    for (size_t d = 0; d < D; d += 4) {
-        __m512i codes[4];
-        for (size_t b = 0; b < 4; b++)
-            codes[b] = _mm512_load_si512(tile + b * 16 * D + d * 16);
-        for (int r = 0; r < rows; r++) {
-            const __m512i qr = broadcast4(q + (size_t)r * D + d);
-            for (int b = 0; b < 4; b++)
-                acc[r][b] = _mm512_dpbusd_epi32(acc[r][b], codes[b], qr);
+            acc[0][r][b] = acc[1][r][b] = _mm512_setzero_si512();
+    for (size_t d = 0; d < D; d += 4 * chains)
+        for (size_t i = 0; i < chains; i++) {
+            __m512i codes[4];
+            for (size_t b = 0; b < 4; b++) {
+                codes[b] = _mm512_load_si512(tile + b * 16 * D + (d + 4 * i) * 16);
+                TKV_HOLD(codes[b]);
+            }
+            for (int r = 0; r < rows; r++) {
+                const __m512i qr = broadcast4(q + (size_t)r * D + d + 4 * i);
+                for (int b = 0; b < 4; b++)
+                    dot4(&acc[i][r][b], codes[b], qr);
+            }
         }
-    }
     for (int r = 0; r < rows; r++)
-        for (int b = 0; b < 4; b++)
-            _mm512_storeu_si512(s + r * TOKENS + b * 16, acc[r][b]);
-}
-
-static void score_i8_one(const uint8_t *restrict tile, const int8_t *restrict q, uint32_t D, int32_t *restrict s)
-{
-    __m512i even[4], odd[4];
-    for (int b = 0; b < 4; b++) {
-        even[b] = _mm512_set1_epi32(minus_128_sum(q, D));
-        odd[b] = _mm512_setzero_si512();
-    }
-    for (size_t d = 0; d < D; d += 8) {
-        const __m512i q0 = broadcast4(q + d), q1 = broadcast4(q + d + 4);
-        for (size_t b = 0; b < 4; b++) {
-            const uint8_t *codes = tile + b * 16 * D + d * 16;
-            even[b] = _mm512_dpbusd_epi32(even[b], _mm512_load_si512(codes), q0);
-            odd[b] = _mm512_dpbusd_epi32(odd[b], _mm512_load_si512(codes + 64), q1);
+        for (int b = 0; b < 4; b++) {
+            const __m512i sum = _mm512_add_epi32(acc[0][r][b], acc[1][r][b]);
+            _mm512_storeu_si512(s + r * TOKENS + b * 16, _mm512_add_epi32(sum, _mm512_set1_epi32(offset[r])));
         }
-    }
-    for (int b = 0; b < 4; b++)
-        _mm512_storeu_si512(s + b * 16, _mm512_add_epi32(even[b], odd[b]));
 }
 
 static void score_i8_avx512(const uint8_t *restrict tile, const int8_t *restrict q, uint32_t n_rows, uint32_t D,
                             int32_t *restrict s)
 {
-    if (n_rows == 1) {
-        score_i8_one(tile, q, D, s);
-        return;
-    }
     for (uint32_t r = 0, n; r < n_rows; r += n) {
         n = tkv_row_block(n_rows - r);
-#define BODY(rows) score_i8_rows(tile, q + (size_t)r * D, D, s + (size_t)r * TOKENS, rows)
+#define BODY(rows) score_i8_rows(tile, q + (size_t)r * D, D, s + (size_t)r * TOKENS, rows, (rows) <= 2 ? 2 : 1)
         TKV_SWITCH_ROWS(n, BODY)
 #undef BODY
     }
@@ -103,12 +96,14 @@ TKV_INLINE void wsum_i8_block(const int8_t *tile, const uint8_t *w, const float 
             sum[r][i] = _mm512_setzero_si512();
     for (size_t t = 0; t < TOKENS; t += 4) {
         __m512i codes[8];
-        for (size_t i = 0; i < cols; i++)
+        for (size_t i = 0; i < cols; i++) {
             codes[i] = _mm512_load_si512(tile + t * D + i * 64);
+            TKV_HOLD(codes[i]);
+        }
         for (int r = 0; r < rows; r++) {
             const __m512i wr = broadcast4(w + r * TOKENS + t);
             for (size_t i = 0; i < cols; i++)
-                sum[r][i] = _mm512_dpbusd_epi32(sum[r][i], wr, codes[i]);
+                dot4(&sum[r][i], wr, codes[i]);
         }
     }
     for (int r = 0; r < rows; r++)
@@ -154,8 +149,10 @@ TKV_INLINE void score_f32_rows(const float *kt, const float *q, size_t q_stride,
             acc[r][b] = _mm512_setzero_ps();
     for (size_t d = 0; d < D; d++) {
         __m512 x[4];
-        for (int b = 0; b < 4; b++)
+        for (int b = 0; b < 4; b++) {
             x[b] = _mm512_load_ps(kt + d * TOKENS + b * 16);
+            TKV_HOLD(x[b]);
+        }
         for (int r = 0; r < rows; r++) {
             const __m512 qr = _mm512_set1_ps(q[(size_t)r * q_stride + d]);
             for (int b = 0; b < 4; b++)
@@ -186,10 +183,12 @@ TKV_INLINE void wsum_f32_block(const float *v, const float *w, uint32_t D, float
             sum[r][i] = _mm512_loadu_ps(acc + (size_t)r * D + i * 16);
     for (size_t t = 0; t < TOKENS; t++) {
         __m512 x[8];
-        for (size_t i = 0; i < cols; i++)
+        for (size_t i = 0; i < cols; i++) {
             x[i] = _mm512_load_ps(v + t * D + i * 16);
+            TKV_HOLD(x[i]);
+        }
         for (int r = 0; r < rows; r++) {
-            const __m512 wr = _mm512_set1_ps(w[r * TOKENS + t]);
+            const __m512 wr = _mm512_set1_ps(w[(size_t)r * TOKENS + t]);
             for (size_t i = 0; i < cols; i++)
                 sum[r][i] = _mm512_fmadd_ps(wr, x[i], sum[r][i]);
         }
