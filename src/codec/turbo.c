@@ -198,7 +198,6 @@ static void tile_i8(const struct tkv_codec_env *env, uint32_t bits, const uint8_
     *out = (struct tkv_tile_i8){.codes = buf->codes, .scale = buf->scale, .planes = 1};
 }
 
-<<<<<<< ours
 static bool supports_centred(uint32_t head_dim, tkv_kind kind)
 {
     return kind == TKV_K && supports(head_dim, kind);
@@ -210,14 +209,6 @@ static bool supports_centred(uint32_t head_dim, tkv_kind kind)
     {                                                                                              \
         (void)kind;                                                                                \
         return means_at(bits, head_dim);                                                           \
-=======
-/* The operations of one width; codec.h gives their meaning. */
-#define TURBO(bits, wire_id, text)                                                                 \
-    static size_t page_bytes_##bits(uint32_t head_dim, tkv_kind kind)                              \
-    {                                                                                              \
-        (void)kind;                                                                                \
-        return tkv_turbo_code_bytes(bits, head_dim) + 2 * TOKENS;                                  \
->>>>>>> theirs
     }                                                                                              \
     static void encode_##bits(const struct tkv_codec_env *env, float *x, uint64_t valid,           \
                               uint8_t *page, void *scratch)                                        \
@@ -236,11 +227,7 @@ static bool supports_centred(uint32_t head_dim, tkv_kind kind)
     }                                                                                              \
     const struct tkv_codec_ops tkv_codec_turbo##bits = {                                           \
         .name = "turbo" #bits,                                                                     \
-<<<<<<< ours
         .summary = "rotation and Lloyd-Max codes of " #bits " bits, norms kept",                   \
-=======
-        .summary = text,                                                                           \
->>>>>>> theirs
         .id = wire_id,                                                                             \
         .caps = TKV_CAP_ROTATES | TKV_CAP_IDEMPOTENT,                                              \
         .planes = 1,                                                                               \
@@ -250,7 +237,6 @@ static bool supports_centred(uint32_t head_dim, tkv_kind kind)
         .encode = encode_##bits,                                                                   \
         .decode = decode_##bits,                                                                   \
         .tile_i8 = tile_i8_##bits,                                                                 \
-<<<<<<< ours
     }
 
 #define TURBO_CENTRED(bits, wire_id)                                                               \
@@ -294,10 +280,3 @@ TURBO(3, 5);
 TURBO(2, 6);
 TURBO_CENTRED(4, 12);
 TURBO_CENTRED(3, 13);
-=======
-    };
-
-TURBO(4, 4, "rotation and Lloyd-Max codes of 4 bits, norms kept")
-TURBO(3, 5, "rotation and Lloyd-Max codes of 3 bits, norms kept")
-TURBO(2, 6, "rotation and Lloyd-Max codes of 2 bits, norms kept")
->>>>>>> theirs
