@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bench_tools.h"
 #include "eval.h"
 
 struct eval_options {
@@ -46,10 +47,9 @@ static int parse_options(struct eval_options *o, int argc, char **argv) {
 
 /* The spec with strict=1, in canonical form. */
 static int set_spec(struct eval_row *row, const char *kv) {
-    tkv_spec spec = {.struct_size = sizeof(spec)};
-    tkv_error err;
-    if (tkv_spec_parse(kv, &spec, &err) != TKV_OK)
-        return cli_misuse("eval", "--kv %s: %s", kv, err.text);
+    tkv_spec spec;
+    if (!bench_parse_spec("eval", &kv, &spec))
+        return CLI_USAGE;
     spec.strict = 1;
     row->strict_spec = cli_alloc(512, 1);
     if (tkv_spec_print(&spec, row->strict_spec, 512) != TKV_OK)
@@ -74,10 +74,7 @@ static int make_rows(struct eval *e, struct eval_options *o, const struct cli_ll
     e->rows = cli_alloc(e->n_rows, sizeof(*e->rows));
     int rc = CLI_OK;
     for (size_t i = 0; i < n_kv && rc == CLI_OK; i++) {
-        const char *kv = o->kv.n ? o->kv.items[i] : NULL, *text, *summary;
-        if (!kv && tkv_spec_preset(0, &kv, &text, &summary) != TKV_OK)
-            return cli_fail("this build has no presets");
-        rc = set_spec(&e->rows[i], kv);
+        rc = set_spec(&e->rows[i], o->kv.n ? o->kv.items[i] : NULL);
     }
     for (size_t i = 0; i < o->stock.n && rc == CLI_OK; i++)
         rc = set_stock(&e->rows[n_kv + i], l, o->stock.items[i]);

@@ -4,6 +4,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "bench_tools.h"
 #include "complete.h"
 
 static const char about[] =
@@ -75,10 +76,10 @@ int cmd_run(int argc, char **argv) {
     int first = parse_options(&o, argc, argv);
     if (first < 0)
         return -1 - first;
-    tkv_spec spec = {.struct_size = sizeof(spec)};
-    tkv_error err;
-    if (tkv_spec_parse(o.kv, &spec, &err) != TKV_OK)
-        return cli_misuse("run", "--kv %s: %s", o.kv, err.text);
+    const char *kv = o.kv;
+    tkv_spec spec;
+    if (!bench_parse_spec("run", &kv, &spec))
+        return CLI_USAGE;
     if (o.model && access(o.model, R_OK) != 0)
         return cli_fail("cannot open model %s: %s", o.model, strerror(errno));
     if (first < argc)
