@@ -14,12 +14,16 @@ write_basic_package_version_file(tightkv-config-version.cmake COMPATIBILITY Same
 install(FILES ${CMAKE_CURRENT_BINARY_DIR}/tightkv-config.cmake
         ${CMAKE_CURRENT_BINARY_DIR}/tightkv-config-version.cmake DESTINATION ${package_dir})
 
-# pkg-config wants paths under ${prefix} where they are relative, and as they are where they are not.
+# The pkg-config file finds its prefix from where it lies, so that an installed tree can be moved.
+set(pc_prefix "${CMAKE_INSTALL_PREFIX}")
+if(NOT IS_ABSOLUTE "${CMAKE_INSTALL_LIBDIR}")
+    file(RELATIVE_PATH up "/${CMAKE_INSTALL_LIBDIR}/pkgconfig" "/")
+    set(pc_prefix "\${pcfiledir}/${up}")
+endif()
 foreach(dir LIBDIR INCLUDEDIR)
-    if(IS_ABSOLUTE "${CMAKE_INSTALL_${dir}}")
-        set(pc_${dir} "${CMAKE_INSTALL_${dir}}")
-    else()
-        set(pc_${dir} "\${prefix}/${CMAKE_INSTALL_${dir}}")
+    set(pc_${dir} "${CMAKE_INSTALL_${dir}}")
+    if(NOT IS_ABSOLUTE "${pc_${dir}}")
+        set(pc_${dir} "\${prefix}/${pc_${dir}}")
     endif()
 endforeach()
 configure_file(cmake/tightkv.pc.in tightkv.pc @ONLY)

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "attn/attn.h"
+#include "base/half.h"
 
 #define T TKV_PAGE_TOKENS
 
@@ -135,8 +136,8 @@ static void weights(struct tkv_worker *w, uint32_t row)
     if (w->mask_use[query] == TKV_MASK_MIXED) {
         const float *mask = w->mask + (size_t)query * T;
         const float slope = p->slopes ? p->slopes[w->head * w->job->group + row % w->job->group] : 1.0f;
-        for (uint32_t t = 0; t < T; t++)
-            s[t] += slope * mask[t];
+        for (uint32_t t = 0; t < T; t++) /* a hidden row may hold anything, NaN too */
+            s[t] = mask[t] == -INFINITY ? -INFINITY : s[t] + slope * mask[t];
     }
     kernels(w)->softmax(s, &w->state[row]);
     if (w->state[row].fix != 1.0f)
@@ -199,6 +200,26 @@ static void values_i8(struct tkv_worker *w, const struct tkv_view *view, float *
     kernels(w)->wsum_i8(tile.codes, w->w, w->w_scale, w->n_rows, w->job->layer->head_dim[TKV_V], acc);
 }
 
+static bool holds_nonfinite(const struct tkv_worker *w, const struct tkv_view *view)
+{
+    if (view->coded || view->page->state != TKV_PAGE_OPEN)
+        return false; /* only finite rows are coded */
+    return !tkv_halves_finite(tkv_open_rows(w->job->layer, view->page, TKV_V, w->head),
+                              (size_t)T * w->job->layer->head_dim[TKV_V]);
+}
+
+/* wsum_f32 that leaves out rows of weight 0, whose product with an infinity would be NaN. */
+static void wsum_live(const struct tkv_worker *w, const float *v, float *acc)
+{
+    const uint32_t D = w->job->layer->head_dim[TKV_V];
+    for (uint32_t r = 0; r < w->n_rows; r++)
+        for (uint32_t t = 0; t < T; t++) {
+            const float p = w->s[(size_t)r * T + t];
+            for (uint32_t c = 0; c < D && p != 0.0f; c++)
+                acc[(size_t)r * D + c] = fmaf(p, v[(size_t)t * D + c], acc[(size_t)r * D + c]);
+        }
+}
+
 static void values(struct tkv_worker *w, const struct tkv_view *view)
 {
     const uint32_t D = w->job->layer->head_dim[TKV_V];
@@ -207,6 +228,8 @@ static void values(struct tkv_worker *w, const struct tkv_view *view)
     w->acc_used[rotated] = true;
     if (fused_ops(w, view, TKV_V))
         values_i8(w, view, acc);
+    else if (holds_nonfinite(w, view))
+        wsum_live(w, tile_f32(w, view, TKV_V), acc);
     else
         kernels(w)->wsum_f32(tile_f32(w, view, TKV_V), w->s, w->n_rows, D, acc);
 }

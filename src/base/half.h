@@ -2,6 +2,8 @@
 #ifndef TKV_HALF_H
 #define TKV_HALF_H
 
+#include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -46,6 +48,14 @@ static inline uint16_t tkv_f32_to_half(float x)
     }
     const uint32_t odd = (magnitude >> 13) & 1u;
     return (uint16_t)(sign | ((magnitude + 0x0fffu + odd - 0x38000000u) >> 13));
+}
+
+static inline bool tkv_halves_finite(const uint16_t *x, size_t n)
+{
+    unsigned bad = 0;
+    for (size_t i = 0; i < n; i++)
+        bad |= (x[i] & 0x7c00u) == 0x7c00u;
+    return !bad;
 }
 
 #endif

@@ -11,6 +11,8 @@ tkv_status tkv_fail(tkv_error *err, tkv_status status, const char *format, ...)
         va_start(args, format);
         vsnprintf(err->text, sizeof err->text, format, args);
         va_end(args);
+        for (char *c = err->text; *c; c++) /* what a caller's text brought in must not break the line */
+            *c = (unsigned char)*c < ' ' ? '?' : *c;
     }
     return status;
 }

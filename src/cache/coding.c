@@ -1,6 +1,5 @@
 /* Between f16 rows and coded pages: balance, rotation, codec. And what is learned from a layer's first page. */
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "base/alloc.h"
@@ -92,11 +91,7 @@ bool tkv_page_finite(const struct tkv_layer *layer, const struct tkv_page *page)
 {
     for (int kind = TKV_K; kind <= TKV_V; kind++) {
         const uint16_t *rows = tkv_open_rows(layer, page, (tkv_kind)kind, 0);
-        const size_t n = (size_t)layer->shape.n_kv_heads * TKV_PAGE_TOKENS * layer->head_dim[kind];
-        unsigned bad = 0;
-        for (size_t i = 0; i < n; i++)
-            bad |= (rows[i] & 0x7c00u) == 0x7c00u;
-        if (bad)
+        if (!tkv_halves_finite(rows, (size_t)layer->shape.n_kv_heads * TKV_PAGE_TOKENS * layer->head_dim[kind]))
             return false;
     }
     return true;

@@ -145,18 +145,24 @@ static tkv_status copy_row(tkv_cache *cache, uint32_t index, int64_t dst, int64_
         return tkv_cache_forget(cache, index, dst, 1, err);
     const int32_t pos = open ? tkv_open_info(page)->pos[row] : TKV_NO_POS;
     const uint8_t klass = open ? tkv_open_info(page)->klass[row] : page->klass;
+    bool held[2];
     size_t bytes[2];
-    for (int kind = TKV_K; kind <= TKV_V; kind++)
+    for (int kind = TKV_K; kind <= TKV_V; kind++) {
+        held[kind] = !open || (page->valid[kind] >> row & 1);
         bytes[kind] = (size_t)layer->shape.n_kv_heads * layer->head_dim[kind] * 2;
+    }
     uint8_t *rows = tkv_alloc(&cache->ctx->allocator, bytes[0] + bytes[1]);
     if (!rows)
         return tkv_fail_nomem(err, bytes[0] + bytes[1], "a row");
     tkv_status status = tkv_cache_read(cache, index, TKV_K, 1, &src, rows, TKV_F16, bytes[0], err);
     if (status == TKV_OK)
         status = tkv_cache_read(cache, index, TKV_V, 1, &src, rows + bytes[0], TKV_F16, bytes[1], err);
+    if (status == TKV_OK && !(held[TKV_K] && held[TKV_V]))
+        status = tkv_cache_forget(cache, index, dst, 1, err);
     if (status == TKV_OK)
-        status = tkv_cache_write(cache, index, 1, &dst, &pos, &klass, (tkv_rows){rows, TKV_F16, bytes[0]},
-                                 (tkv_rows){rows + bytes[0], TKV_F16, bytes[1]}, err);
+        status = tkv_cache_write(cache, index, 1, &dst, &pos, &klass,
+                                 (tkv_rows){held[TKV_K] ? rows : NULL, TKV_F16, bytes[0]},
+                                 (tkv_rows){held[TKV_V] ? rows + bytes[0] : NULL, TKV_F16, bytes[1]}, err);
     tkv_free(&cache->ctx->allocator, rows, bytes[0] + bytes[1]);
     return status;
 }
