@@ -1,6 +1,5 @@
 /* Specs: "k=turbo4,v=turbo3,sink=64,tail=128". */
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "base/status.h"
@@ -56,11 +55,15 @@ tkv_status tkv_codec_find(const char *name, tkv_codec *out, tkv_error *err)
 
 static tkv_status parse_count(const char *key, const char *value, uint32_t most, uint32_t *out, tkv_error *err)
 {
-    char *end;
-    const unsigned long n = strtoul(value, &end, 10);
-    if (value[0] < '0' || value[0] > '9' || *end || n > most)
+    uint32_t n = 0;
+    bool good = *value != '\0';
+    for (const char *c = value; *c && good; c++) {
+        good = *c >= '0' && *c <= '9' && n <= most;
+        n = 10 * n + (uint32_t)(*c - '0'); /* most is far below 2^32 / 10 */
+    }
+    if (!good || n > most)
         return tkv_fail(err, TKV_ERR_SPEC, "%s=%.40s: a number from 0 to %u is needed", key, value, most);
-    *out = (uint32_t)n;
+    *out = n;
     return TKV_OK;
 }
 

@@ -71,7 +71,8 @@ struct tkv_kernels {
     void (*row_absmax)(const float *x, uint32_t D, float *absmax);
     /* codes[t][d] = x[t][d] * inv[t] rounded to nearest even, within -127..127 */
     void (*quantize_rows_i8)(const float *x, const float *inv, uint32_t D, int8_t *codes);
-    /* [64][D] bytes to the order of a tile of the kind; and an i8 tile back to rows: code * scale[t]. */
+    /* [64][D] bytes to the order of a tile of the kind; and an i8 tile back to rows: code * scale[t]. The
+     * tile may be a page's own bytes, so it need not be aligned. */
     void (*rows_to_tile)(const uint8_t *rows, uint32_t D, tkv_kind kind, uint8_t *tile);
     void (*tile_to_rows)(const uint8_t *tile, uint32_t D, tkv_kind kind, const float *scale, float *x);
 
