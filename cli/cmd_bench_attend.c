@@ -17,12 +17,12 @@ enum {
 };
 
 static const double round_seconds = 0.06; /* of one engine in a round */
-static const double bench_seconds = 10;   /* of all rounds together, about */
 
 struct arguments {
     const char *kv;
     const char *against;
     int64_t ctx, n_kv_heads, group, head_dim;
+    int64_t seconds; /* of all rounds together, about */
 };
 
 /* The coded side: equal layers that the steps go through in turn. */
@@ -178,8 +178,8 @@ static double steps(struct coded *c, struct stock_engine *stock, int engine, uin
 }
 
 /* Every round measures each engine and the memory once, so that all meet the same neighbours. */
-static void measure(struct coded *c, struct stock_engine *stock, uint32_t n_threads, struct cli_progress *progress,
-                    struct result *r) {
+static void measure(struct coded *c, struct stock_engine *stock, uint32_t n_threads, double seconds,
+                    struct cli_progress *progress, struct result *r) {
     double times[N_ENGINES][MAX_ROUNDS], round = 0, best_read = INFINITY;
     uint32_t n_steps[N_ENGINES];
     size_t read_bytes = BENCH_LLC_TIMES * bench_llc_bytes() / 4096 * 4096;
@@ -192,7 +192,7 @@ static void measure(struct coded *c, struct stock_engine *stock, uint32_t n_thre
         round += isnan(one) ? 0 : one * n_steps[e];
     }
     round += bench_read_pass(buffer, read_bytes, n_threads);
-    double fitting = bench_seconds / round;
+    double fitting = seconds / round;
     size_t n_rounds = fitting > MAX_ROUNDS ? MAX_ROUNDS : fitting < MIN_ROUNDS ? MIN_ROUNDS : (size_t)fitting;
     for (size_t i = 0; i < n_rounds; i++) {
         for (int e = 0; e < N_ENGINES; e++)
@@ -263,7 +263,7 @@ static int bench(const struct arguments *a, const struct cli_common *common, con
         set_query(&c, &s);
         measure_size(&c);
         cli_progress_step(&progress, 0, "measuring");
-        measure(&c, stock, s.n_threads, &progress, &result);
+        measure(&c, stock, s.n_threads, (double)a->seconds, &progress, &result);
     }
     cli_progress_end(&progress);
     double per_token = 1 / ((double)s.n_kv_heads * s.n_tokens);
@@ -275,13 +275,14 @@ static int bench(const struct arguments *a, const struct cli_common *common, con
 }
 
 int cmd_bench_attend(int argc, char **argv) {
-    struct arguments a = {.ctx = 16384, .n_kv_heads = 8, .group = 4, .head_dim = 128};
+    struct arguments a = {.ctx = 16384, .n_kv_heads = 8, .group = 4, .head_dim = 128, .seconds = 10};
     const struct cli_option options[] = {
         {"kv", 0, CLI_TEXT, &a.kv, "SPEC", "spec or preset (default: the default preset)", 0, 0, false},
         {"ctx", 'c', CLI_COUNT, &a.ctx, "N", "cached tokens (16384)", TKV_PAGE_TOKENS, 1 << 24, false},
         {"n-kv-heads", 0, CLI_COUNT, &a.n_kv_heads, "H", "KV heads (8)", 1, 1024, false},
         {"group", 0, CLI_COUNT, &a.group, "G", "query heads that share a KV head (4)", 1, 64, false},
         {"head-dim", 0, CLI_COUNT, &a.head_dim, "D", "head size (128)", 1, TKV_MAX_HEAD_DIM, false},
+        {"seconds", 0, CLI_COUNT, &a.seconds, "N", "time to measure for, about (10)", 1, 3600, false},
         {"against", 0, CLI_TEXT, &a.against, "llama", "measure stock llama.cpp as well, in turn", 0, 0, false},
     };
     const struct cli_syntax syntax = {"bench attend", "[options]",

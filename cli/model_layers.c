@@ -283,8 +283,10 @@ static bool read_layers(struct header *h, struct model_layers *m) {
     bool ok = numbers(h, "attention.head_count", false, heads);
     if (!ok)
         memset(heads, 0, n * sizeof(*heads));
-    if (!numbers(h, "attention.head_count_kv", false, kv_heads))
+    if (!numbers(h, "attention.head_count_kv", false, kv_heads)) {
+        ok = ok && key_id(h, "attention.head_count_kv") < 0;
         memcpy(kv_heads, heads, n * sizeof(*kv_heads));
+    }
     find_recurrent(h, kv_heads, attends, remembers);
     find_windows(h, m, windowed);
 
