@@ -45,7 +45,7 @@ static void check(const char *text, struct cache_shape shape)
     assert_int_equal(tkv_spec_parse(text, &spec, NULL), TKV_OK);
     assert_int_equal(cache_size(ctx, &spec, &shape, &guessed, NULL), TKV_OK);
     const double exact = filled_bytes(ctx, &spec, &shape);
-    assert_float_equal(guessed / exact, 1, 0.005);
+    assert_float_equal((float)(guessed / exact), 1, 0.005f);
     tkv_context_destroy(ctx);
 }
 

@@ -36,7 +36,7 @@ class CommandTest(unittest.TestCase):
 
 def main():
     """Runs the tests of the calling script; 77 (skipped) where llama.cpp is not at hand."""
-    code, _, err = run("estimate", "/nonexistent.gguf")
+    code, _, err = run("estimate", "/nonexistent.gguf", "--kv", "kv=f16")
     if code != DATA or "No such file" not in err:
         print(err, end="")
         sys.exit(77)

@@ -105,14 +105,15 @@ class Estimate(command.CommandTest):
         self.assertIsNone(rows["stock:q4_0"]["total_bytes"])
 
     def test_damaged_files(self):
-        whole = open(self.write("llama"), "rb").read()
+        with open(self.write("llama"), "rb") as f:
+            whole = f.read()
         path = os.path.join(self.dir.name, "damaged.gguf")
         for name, data in [("empty", b""), ("magic", b"GGML" + whole[4:]), ("header", whole[:60]),
                            ("tensors", whole[:-64]), ("count", whole[:8] + b"\xff" * 8 + whole[16:])]:
             with self.subTest(name):
                 with open(path, "wb") as f:
                     f.write(data)
-                self.assert_refused(command.DATA, "estimate", path, says=path)
+                self.assert_refused(command.DATA, "estimate", path, "--kv", "kv=f16", says=path)
 
     def test_headers_that_lack_something(self):
         for changes, says in [({"block_count": 0}, "layers"), ({"block_count": 1 << 30}, "layers"),
@@ -120,10 +121,10 @@ class Estimate(command.CommandTest):
                               ({"attention.head_count_kv": [2]}, "heads")]:
             with self.subTest(changes):
                 path = gguf_header.write(os.path.join(self.dir.name, "m.gguf"), "llama", {**PLAIN, **changes})
-                self.assert_refused(command.DATA, "estimate", path, says=says)
+                self.assert_refused(command.DATA, "estimate", path, "--kv", "kv=f16", says=says)
 
     def test_misuse(self):
-        self.assert_refused(command.DATA, "estimate", "/nonexistent.gguf", says="No such file")
+        self.assert_refused(command.DATA, "estimate", "/nonexistent.gguf", "--kv", "kv=f16", says="No such file")
         self.assert_refused(command.USAGE, "estimate", says="which model")
         self.assert_refused(command.USAGE, "estimate", "a", "b", says="one model")
         self.assert_refused(command.USAGE, "estimate", self.write("llama"), "--kv", "kv=turbo9", says="turbo9")
