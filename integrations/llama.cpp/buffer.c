@@ -80,7 +80,14 @@ static enum ggml_status buffer_init_tensor(ggml_backend_buffer_t b, struct ggml_
         return GGML_STATUS_SUCCESS;
     }
     t->extra = NULL;
-    if (b->usage == GGML_BACKEND_BUFFER_USAGE_COMPUTE || !tkg_is_cache_tensor(t)) {
+    if (b->usage == GGML_BACKEND_BUFFER_USAGE_COMPUTE || !tkg_is_named_like_cache(t)) {
+        return GGML_STATUS_SUCCESS;
+    }
+    if (t->type != GGML_TYPE_F16) {
+        if (tkg_first_time(TKG_ONCE_TYPE)) {
+            tkg_log(GGML_LOG_LEVEL_WARN, "%s and others are %s: only f16 caches are coded, these stay as they are",
+                    t->name, ggml_type_name(t->type));
+        }
         return GGML_STATUS_SUCCESS;
     }
     if (buffer->ggml == NULL) {

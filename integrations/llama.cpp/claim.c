@@ -72,7 +72,7 @@ static void learn(const struct ggml_tensor *op)
     } else if (op->op == GGML_OP_SET_ROWS && op->ne[0] == 1) {
         struct tkg_root *root = tkg_root_of(op);
         if (root != NULL) {
-            root->transposed = true;
+            root->buffer->transposed = true;
         }
     }
 }

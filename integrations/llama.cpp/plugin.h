@@ -63,6 +63,7 @@ void tkg_device_init(struct ggml_backend_device *device, struct ggml_backend_reg
 enum tkg_once {
     TKG_ONCE_SEAL_NOMEM,
     TKG_ONCE_NO_POSITIONS,
+    TKG_ONCE_TYPE,
     TKG_ONCE_ATTEND_FAILED,
     TKG_ONCE_WRITE_FAILED
 };
@@ -117,7 +118,6 @@ struct tkg_root {
     struct {
         int64_t dst, src, n;
     } copied;              /* the last copy of K, which took V with it */
-    bool transposed;       /* written one element at a time: flash attention is off */
     uint32_t n_shifts;
     char *plain;           /* when plain: its bytes */
     size_t plain_mapped;
@@ -134,6 +134,7 @@ void tkg_root_destroy(struct tkg_root *root);
 
 /* What an f16 tensor of a cache takes once coded: an estimate from its shape alone. */
 size_t tkg_root_estimate(const struct ggml_tensor *t, uint32_t head_dim);
+bool tkg_is_named_like_cache(const struct ggml_tensor *t);
 bool tkg_is_cache_tensor(const struct ggml_tensor *t);
 
 /* ---- buffers ---------------------------------------------------------------------------------- */
@@ -146,6 +147,7 @@ struct tkg_buffer {
     struct tkg_root *roots; /* in order of creation */
     struct tkg_cells *cells;
     bool settled;
+    bool transposed; /* values are written one element at a time: flash attention is off */
     bool exact; /* keys are stored as they come: nothing to watch */
     tkv_spec spec;
     tkv_context *ctx;

@@ -7,10 +7,15 @@
 
 #include "plugin.h"
 
+bool tkg_is_named_like_cache(const struct ggml_tensor *t)
+{
+    return t->op == GGML_OP_NONE && t->view_src == NULL && strncmp(t->name, "cache_", 6) == 0 && t->ne[3] == 1
+           && (strstr(t->name, "k_l") || strstr(t->name, "v_l"));
+}
+
 bool tkg_is_cache_tensor(const struct ggml_tensor *t)
 {
-    return t->op == GGML_OP_NONE && t->view_src == NULL && t->type == GGML_TYPE_F16
-           && strncmp(t->name, "cache_", 6) == 0 && t->ne[3] == 1 && (strstr(t->name, "k_l") || strstr(t->name, "v_l"));
+    return t->type == GGML_TYPE_F16 && tkg_is_named_like_cache(t);
 }
 
 struct tkg_root *tkg_root_of(const struct ggml_tensor *t)
@@ -137,7 +142,7 @@ static bool create_cache(struct tkg_buffer *buffer, tkv_error *err)
 static const char *make_coded(struct tkg_root *k, tkv_error *err)
 {
     struct tkg_root *v = k->pair;
-    if (k->transposed || (v != NULL && v->transposed)) {
+    if (k->buffer->transposed) {
         return "flash attention is off (-fa off)";
     }
     if (v == NULL || v->pair != k || k->storage != TKG_UNDECIDED || v->storage != TKG_UNDECIDED) {
@@ -229,7 +234,7 @@ void tkg_buffer_settle(struct tkg_buffer *buffer)
         return;
     }
     buffer->settled = true;
-    struct settled s = {0};
+    struct settled s = {.why = "its partner has another type"};
     for (struct tkg_root *r = buffer->roots; r != NULL; r = r->next) {
         tkv_error err = {{0}};
         if (r->storage != TKG_UNDECIDED) {
