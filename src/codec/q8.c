@@ -70,9 +70,9 @@ static void encode(const struct tkv_codec_env *env, float *x, uint64_t valid, ui
     (void)valid;
     const uint32_t D = env->head_dim;
     const size_t n = (size_t)TOKENS * D;
-    float row[TOKENS];
+    float low[TOKENS], row[TOKENS];
     uint16_t half[TOKENS];
-    env->kernels->row_absmax(x, D, row);
+    env->kernels->row_range(x, D, low, row);
     for (size_t t = 0; t < TOKENS; t++) {
         const float scale = row_scale(row[t]);
         half[t] = tkv_f32_to_half(scale);

@@ -1,5 +1,5 @@
 /* turbo4, turbo3, turbo2: TurboQuant's MSE quantiser (arXiv 2504.19874) with norm correction; and
- * turbo4c, turbo3c: the same for keys after taking out each channel's mean.
+ * turbo4c, turbo3c: the same after taking out each channel's mean over the page.
  *
  * A rotated row is nearly Gaussian, so each value is coded alone by the Lloyd-Max table of a
  * Gaussian with the row's rms; the scale is what makes the decoded norm equal the row's. It is kept
@@ -25,10 +25,8 @@
 #define SCALE_MIN 0x1p-20f
 #define SCALE_MAX 65280.0f /* the largest f16 of 8 significant bits */
 
-struct work {
-    uint8_t *rows; /* [64][D] codes */
-    uint8_t *tile; /* the same in tile order */
-};
+/* Settling a row takes two rounds, seldom three. */
+#define MAX_ROUNDS 8
 
 static bool supports(uint32_t head_dim, tkv_kind kind)
 {
@@ -36,16 +34,10 @@ static bool supports(uint32_t head_dim, tkv_kind kind)
     return head_dim > 0 && head_dim <= TKV_MAX_HEAD_DIM && head_dim % 16 == 0;
 }
 
+/* Codes as rows, and in tile order. */
 static size_t scratch_bytes(uint32_t head_dim)
 {
     return 2 * (size_t)TOKENS * head_dim;
-}
-
-static struct work split_scratch(void *scratch, uint32_t head_dim)
-{
-    struct work w = {.rows = scratch};
-    w.tile = w.rows + (size_t)TOKENS * head_dim;
-    return w;
 }
 
 /* Rounds to 8 significant bits, to nearest even. */
@@ -55,34 +47,131 @@ static float round_scale(float x)
     return tkv_bits_f32((u + 0x7fffu + (u >> 16 & 1u)) & 0xffff0000u);
 }
 
-/* The stored scale: decoded and true norms agree. `energy` is the sum of the squared levels. */
-static uint16_t norm_scale(float sum_sq, int32_t energy, float step)
+/* An eighth of a scale, as it is stored; 0 for a row of zeros. */
+static uint16_t stored_scale(float x)
 {
-    const float unit = step * TKV_TURBO_SCALE_UNIT;
-    const float scale = round_scale(sqrtf(sum_sq / ((float)energy * (unit * unit))));
+    const float scale = round_scale(x);
     if (!(scale >= SCALE_MIN))
         return 0;
     return tkv_f32_to_half(scale > SCALE_MAX ? SCALE_MAX : scale);
 }
 
-/* Codes rows into w->rows and their scales; rows too small for a scale get the codes of zeros. */
-static void code_rows(const struct tkv_codec_env *env, uint32_t bits, const float *x,
-                      struct work *w, uint16_t *scale)
+/* The scale that gives the decoded row the true norm. `energy` is the sum of the squared levels. */
+static uint16_t norm_scale(float sum_sq, int32_t energy, uint32_t bits)
 {
-    const uint32_t D = env->head_dim;
+    const float unit = tkv_turbo_step(bits) * TKV_TURBO_SCALE_UNIT;
+    return stored_scale(sqrtf(sum_sq / ((float)energy * (unit * unit))));
+}
+
+/* What the encoder knows of the rows of a page. */
+struct rows {
+    float *x; /* [64][D] */
+    uint32_t D, bits;
+    float tolerance; /* share of the rms that rounding to f16 may have changed a value by */
+    float rms[TOKENS], low[TOKENS], high[TOKENS]; /* low, high: least and largest magnitude */
+    uint8_t *codes;                               /* [64][D] */
+    uint16_t scale[TOKENS];                       /* as stored */
+};
+
+/* Coding a decoded row again must find the codes it came from. The thresholds are set against its
+ * rms, which is that of the first row, so a level comes back as level * sqrt(D / energy), and all is
+ * well while that factor moves no level over a threshold. Here is its square's range, for levels that
+ * are a little off as well; nearly all rotated rows are within. */
+static bool is_stable(uint32_t D, uint32_t bits, int32_t energy)
+{
+    static const float range[3][2] = {{0.436f, 4.63f}, {0.668f, 1.671f}, {0.81f, 1.272f}};
+    const float unit = tkv_turbo_step(bits);
+    const float factor = (float)D / ((float)energy * (unit * unit));
+    return factor > range[bits - 2][0] && factor < range[bits - 2][1];
+}
+
+/* Whether row t is its codes at this stored scale but for what rounding to f16 does. Fills codes. */
+static bool matches(const struct rows *r, size_t t, uint16_t stored, uint8_t *codes)
+{
+    const int8_t *level = tkv_turbo_levels(r->bits);
+    const float unit = tkv_half_to_f32(stored) * (TKV_TURBO_SCALE_UNIT * tkv_turbo_step(r->bits));
+    const float tolerance = r->rms[t] * r->tolerance + 0x1p-23f;
+    for (size_t d = 0; d < r->D; d++) {
+        const float x = r->x[t * r->D + d], y = 2.0f * x / unit;
+        uint8_t code = 0;
+        while (code < (1 << r->bits) - 1 && y > (float)(level[code] + level[code + 1]))
+            code++;
+        if (fabsf(x - (float)level[code] * unit) > tolerance)
+            return false;
+        codes[d] = code;
+    }
+    return true;
+}
+
+/* Looks for codes and a scale that give row t as it is: its largest value is some level times the
+ * scale. Fills both when there are. */
+static bool find_exact(struct rows *r, size_t t, uint8_t *codes)
+{
+    const int8_t *level = tkv_turbo_levels(r->bits);
+    for (size_t code = (1u << r->bits) - 1; code >= 1u << (r->bits - 1); code--) {
+        const float top = (float)level[code] * tkv_turbo_step(r->bits);
+        const uint16_t stored = stored_scale(r->high[t] / (top * TKV_TURBO_SCALE_UNIT));
+        if (stored != 0 && matches(r, t, stored, codes)) {
+            r->scale[t] = stored;
+            memcpy(r->codes + t * r->D, codes, r->D);
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Whether row t, just coded, needs the care that settle() takes. A decoded row has no value much
+ * smaller than the least level would be were all others the largest; of random rows few are so. */
+static bool is_irregular(struct rows *r, size_t t, bool stable)
+{
+    const int8_t *level = tkv_turbo_levels(r->bits);
+    const float least = (float)level[1u << (r->bits - 1)] / (float)level[(1u << r->bits) - 1];
+    uint8_t codes[TKV_MAX_HEAD_DIM];
+    if (r->low[t] < 0.6f * least * r->rms[t])
+        return !stable;
+    if (stable && matches(r, t, r->scale[t], codes))
+        return false;
+    return find_exact(r, t, codes) || !stable;
+}
+
+/* Codes every row of r->x. Returns the rows that need settling. */
+static uint64_t code_rows(const struct tkv_kernels *k, struct rows *r)
+{
+    uint64_t irregular = 0;
     float sum_sq[TOKENS], inv[TOKENS];
     int32_t energy[TOKENS];
-    env->kernels->row_sum_sq(x, D, sum_sq);
+    k->row_sum_sq(r->x, r->D, sum_sq);
+    k->row_range(r->x, r->D, r->low, r->high);
     for (size_t t = 0; t < TOKENS; t++) {
-        const float rms = sqrtf(sum_sq[t] / (float)D);
-        inv[t] = rms > SCALE_MIN / 16.0f ? 1.0f / rms : 0.0f;
+        r->rms[t] = sqrtf(sum_sq[t] / (float)r->D);
+        inv[t] = r->rms[t] > SCALE_MIN / 16.0f ? 1.0f / r->rms[t] : 0.0f;
     }
-    env->kernels->turbo_codes(x, inv, D, bits, w->rows, energy);
+    k->turbo_codes(r->x, inv, r->D, r->bits, r->codes, energy);
     for (size_t t = 0; t < TOKENS; t++) {
-        scale[t] = inv[t] > 0.0f ? norm_scale(sum_sq[t], energy[t], tkv_turbo_step(bits)) : 0;
-        if (scale[t] == 0)
-            memset(w->rows + t * D, (1 << (bits - 1)) - 1, D);
+        r->scale[t] = inv[t] > 0.0f ? norm_scale(sum_sq[t], energy[t], r->bits) : 0;
+        if (r->scale[t] == 0) /* too small for a scale: the codes of zeros */
+            memset(r->codes + t * r->D, (1 << (r->bits - 1)) - 1, r->D);
+        else if (is_irregular(r, t, is_stable(r->D, r->bits, energy[t])))
+            irregular |= 1ull << t;
     }
+    return irregular;
+}
+
+/* Replaces these rows by what their codes stand for. Returns whether that changed any. */
+static bool settle(struct rows *r, uint64_t which)
+{
+    const int8_t *level = tkv_turbo_levels(r->bits);
+    bool changed = false;
+    for (size_t t = 0; t < TOKENS; t++) {
+        const float unit =
+            tkv_half_to_f32(r->scale[t]) * (TKV_TURBO_SCALE_UNIT * tkv_turbo_step(r->bits));
+        for (size_t d = t * r->D; which >> t & 1 && d < (t + 1) * r->D; d++) {
+            const float y = (float)level[r->codes[d]] * unit;
+            changed |= y != r->x[d];
+            r->x[d] = y;
+        }
+    }
+    return changed;
 }
 
 static size_t scales_at(uint32_t bits, uint32_t head_dim)
@@ -95,15 +184,20 @@ static size_t means_at(uint32_t bits, uint32_t head_dim)
     return scales_at(bits, head_dim) + 2 * TOKENS;
 }
 
-static void encode(const struct tkv_codec_env *env, uint32_t bits, const float *x, uint8_t *page,
+/* Rows that are not like rotated ones (a few large values, or few distinct ones) are coded again from
+ * what they decode to until that stands: a page that is decoded and coded again keeps its bytes. Those
+ * rounds are more tolerant, so that no choice is left that a rounding to f16 could turn. */
+static void encode(const struct tkv_codec_env *env, uint32_t bits, float *x, uint8_t *page,
                    void *scratch)
 {
-    struct work w = split_scratch(scratch, env->head_dim);
-    uint16_t scale[TOKENS];
-    code_rows(env, bits, x, &w, scale);
-    env->kernels->rows_to_tile(w.rows, env->head_dim, env->kind, w.tile);
-    env->kernels->turbo_pack(w.tile, env->head_dim, env->kind, bits, page);
-    memcpy(page + scales_at(bits, env->head_dim), scale, sizeof scale);
+    const uint32_t D = env->head_dim;
+    uint8_t *tile = (uint8_t *)scratch + (size_t)TOKENS * D;
+    struct rows r = {.x = x, .D = D, .bits = bits, .tolerance = 0x1p-9f, .codes = scratch};
+    for (int round = 0; round < MAX_ROUNDS && settle(&r, code_rows(env->kernels, &r)); round++)
+        r.tolerance = 0x1.8p-9f;
+    env->kernels->rows_to_tile(r.codes, D, env->kind, tile);
+    env->kernels->turbo_pack(tile, D, env->kind, bits, page);
+    memcpy(page + scales_at(bits, D), r.scale, sizeof r.scale);
 }
 
 /* Fills tile and scales (those include the step) from a page. */
@@ -198,11 +292,6 @@ static void tile_i8(const struct tkv_codec_env *env, uint32_t bits, const uint8_
     *out = (struct tkv_tile_i8){.codes = buf->codes, .scale = buf->scale, .planes = 1};
 }
 
-static bool supports_centred(uint32_t head_dim, tkv_kind kind)
-{
-    return kind == TKV_K && supports(head_dim, kind);
-}
-
 /* Operations that know only the page: one set for each width, plain and centred. */
 #define TURBO(bits, wire_id)                                                                       \
     static size_t page_bytes_##bits(uint32_t head_dim, tkv_kind kind)                              \
@@ -263,11 +352,11 @@ static bool supports_centred(uint32_t head_dim, tkv_kind kind)
     }                                                                                              \
     const struct tkv_codec_ops tkv_codec_turbo##bits##c = {                                        \
         .name = "turbo" #bits "c",                                                                 \
-        .summary = "turbo" #bits " of keys less each channel's mean over the page",                \
+        .summary = "turbo" #bits " after taking out each channel's mean over the page",            \
         .id = wire_id,                                                                             \
         .caps = TKV_CAP_ROTATES | TKV_CAP_WHOLE_PAGE | TKV_CAP_BALANCES,                           \
         .planes = 1,                                                                               \
-        .supports = supports_centred,                                                              \
+        .supports = supports,                                                                      \
         .page_bytes = page_bytes_##bits##c,                                                        \
         .scratch_bytes = scratch_bytes,                                                            \
         .encode = encode_##bits##c,                                                                \

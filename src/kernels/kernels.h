@@ -68,7 +68,8 @@ struct tkv_kernels {
     /* --- the 64 rows of a page to codes and back --- */
     /* sum_sq[t] = sum of x[t][d]^2: lane d % 16 first, then a tree over lanes (+8, +4, +2, +1). */
     void (*row_sum_sq)(const float *x, uint32_t D, float *sum_sq);
-    void (*row_absmax)(const float *x, uint32_t D, float *absmax);
+    /* the least and the largest |x[t][d]| of each row */
+    void (*row_range)(const float *x, uint32_t D, float *low, float *high);
     /* codes[t][d] = x[t][d] * inv[t] rounded to nearest even, within -127..127 */
     void (*quantize_rows_i8)(const float *x, const float *inv, uint32_t D, int8_t *codes);
     /* [64][D] bytes to the order of a tile of the kind; and an i8 tile back to rows: code * scale[t]. The

@@ -22,13 +22,15 @@ static void row_sum_sq_ref(const float *restrict x, uint32_t D, float *restrict 
     }
 }
 
-static void row_absmax_ref(const float *restrict x, uint32_t D, float *restrict absmax)
+static void row_range_ref(const float *restrict x, uint32_t D, float *restrict low,
+                          float *restrict high)
 {
     for (size_t t = 0; t < TOKENS; t++) {
-        absmax[t] = 0.0f;
-        for (size_t d = 0; d < D; d++) {
-            const float a = fabsf(x[t * D + d]);
-            absmax[t] = a > absmax[t] ? a : absmax[t];
+        low[t] = high[t] = fabsf(x[t * D]);
+        for (size_t d = t * D; d < (t + 1) * D; d++) {
+            const float a = fabsf(x[d]);
+            low[t] = a < low[t] ? a : low[t];
+            high[t] = a > high[t] ? a : high[t];
         }
     }
 }
@@ -73,7 +75,7 @@ static void tile_to_rows_ref(const uint8_t *restrict tile, uint32_t D, tkv_kind 
 void tkv_rows_ref(struct tkv_kernels *k)
 {
     k->row_sum_sq = row_sum_sq_ref;
-    k->row_absmax = row_absmax_ref;
+    k->row_range = row_range_ref;
     k->quantize_rows_i8 = quantize_rows_i8_ref;
     k->rows_to_tile = rows_to_tile_ref;
     k->tile_to_rows = tile_to_rows_ref;

@@ -2,6 +2,7 @@
  * (K) or by one byte permutation (V). Sums keep the lanes and the tree of the reference, so all of
  * it is bit-exact. D is a multiple of 16, no more: everything goes in pieces of 16 dims. */
 #include <immintrin.h>
+#include <math.h>
 
 #include "kernels/kernels.h"
 
@@ -26,13 +27,18 @@ static void row_sum_sq_avx512(const float *restrict x, uint32_t D, float *restri
     }
 }
 
-static void row_absmax_avx512(const float *restrict x, uint32_t D, float *restrict absmax)
+static void row_range_avx512(const float *restrict x, uint32_t D, float *restrict low,
+                             float *restrict high)
 {
     for (size_t t = 0; t < TOKENS; t++) {
-        __m512 m = _mm512_setzero_ps();
-        for (size_t d = t * D; d < (t + 1) * D; d += 16)
-            m = _mm512_max_ps(m, _mm512_abs_ps(_mm512_loadu_ps(x + d)));
-        absmax[t] = _mm512_reduce_max_ps(m);
+        __m512 least = _mm512_set1_ps(INFINITY), most = _mm512_setzero_ps();
+        for (size_t d = t * D; d < (t + 1) * D; d += 16) {
+            const __m512 a = _mm512_abs_ps(_mm512_loadu_ps(x + d));
+            least = _mm512_min_ps(least, a);
+            most = _mm512_max_ps(most, a);
+        }
+        low[t] = _mm512_reduce_min_ps(least);
+        high[t] = _mm512_reduce_max_ps(most);
     }
 }
 
@@ -143,7 +149,7 @@ static void tile_to_rows_avx512(const uint8_t *restrict tile, uint32_t D, tkv_ki
 void tkv_rows_avx512(struct tkv_kernels *k)
 {
     k->row_sum_sq = row_sum_sq_avx512;
-    k->row_absmax = row_absmax_avx512;
+    k->row_range = row_range_avx512;
     k->quantize_rows_i8 = quantize_rows_i8_avx512;
     k->rows_to_tile = rows_to_tile_avx512;
     k->tile_to_rows = tile_to_rows_avx512;

@@ -1,0 +1,167 @@
+#include "codec_page.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/half.h"
+#include "cpu/features.h"
+
+#define N_GUARD 64
+
+size_t test_levels(struct test_level *levels)
+{
+    static const struct {
+        const char *name;
+        uint32_t mask, needs;
+    } all[MAX_LEVELS] = {
+        {"ref", 0, 0},
+        {"avx2", TKV_CPU_AVX2, TKV_CPU_AVX2},
+        {"avx512", TKV_CPU_AVX2 | TKV_CPU_AVX512, TKV_CPU_AVX512},
+        {"neon", TKV_CPU_NEON | TKV_CPU_DOTPROD, TKV_CPU_NEON},
+    };
+    const uint32_t features = tkv_cpu_features();
+    size_t n = 0;
+    for (size_t i = 0; i < MAX_LEVELS; i++)
+        if ((features & all[i].needs) == all[i].needs) {
+            levels[n].name = all[i].name;
+            tkv_kernels_init(&levels[n].kernels, all[i].mask & features);
+            n++;
+        }
+    return n;
+}
+
+static double uniform(uint64_t *state) /* splitmix64 */
+{
+    uint64_t z = *state += 0x9e3779b97f4a7c15u;
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return ((double)((z ^ (z >> 31)) >> 11) + 0.5) * 0x1p-53;
+}
+
+static double gaussian(uint64_t *state)
+{
+    const double r = sqrt(-2.0 * log(uniform(state)));
+    return r * cos(6.283185307179586 * uniform(state));
+}
+
+const char *test_rows_name(int rows)
+{
+    static const char *const names[ROWS_COUNT] = {"gaussian", "heavy", "outlier", "offset",
+                                                  "scales",   "zero",  "tiny",    "big",
+                                                  "flat",     "sparse"};
+    return names[rows];
+}
+
+static double one_value(uint64_t *state, int rows, double row_scale, double constant, bool outlier)
+{
+    const double g = gaussian(state);
+    switch (rows) {
+    case ROWS_HEAVY:
+        return g / sqrt(-log(uniform(state)));
+    case ROWS_OUTLIER:
+        return outlier ? 40.0 + 4.0 * g : g;
+    case ROWS_OFFSET:
+        return 20.0 * constant + g;
+    case ROWS_SCALES:
+        return row_scale * g;
+    case ROWS_ZERO:
+        return 0.0;
+    case ROWS_TINY:
+        return g * 1e-6;
+    case ROWS_BIG:
+        return fmax(fmin(g * 2e4, 4e4), -4e4);
+    case ROWS_FLAT:
+        return g > 0.0 ? 1.0 : -1.0;
+    case ROWS_SPARSE:
+        return uniform(state) < 0.02 ? g : 0.0;
+    default:
+        return g;
+    }
+}
+
+void test_rows(float *x, uint32_t D, int rows, uint64_t seed)
+{
+    uint64_t state = seed * 1000003 + (uint64_t)rows;
+    double constant[TKV_MAX_HEAD_DIM];
+    for (uint32_t d = 0; d < D; d++)
+        constant[d] = gaussian(&state);
+    const uint32_t outlier = (uint32_t)(uniform(&state) * D);
+    for (size_t t = 0; t < TOKENS; t++) {
+        const double row_scale = pow(10.0, 8.0 * uniform(&state) - 4.0);
+        for (uint32_t d = 0; d < D; d++)
+            x[t * D + d] = (float)one_value(&state, rows, row_scale, constant[d], d == outlier);
+    }
+}
+
+void test_page_init(struct test_page *p, const struct tkv_codec_ops *ops,
+                    const struct tkv_kernels *kernels, uint32_t D, tkv_kind kind)
+{
+    const size_t n = (size_t)TOKENS * D;
+    uint64_t state = 7;
+    *p = (struct test_page){.ops = ops, .env = {kernels, D, kind, NULL}, .n = n};
+    p->bytes = ops->page_bytes(D, kind);
+    p->page = aligned_alloc(64, (p->bytes + N_GUARD + 63) / 64 * 64);
+    p->x = aligned_alloc(64, n * sizeof(float));
+    p->y = aligned_alloc(64, n * sizeof(float));
+    p->tile = aligned_alloc(64, n * sizeof(float));
+    p->buf.codes = aligned_alloc(64, n);
+    p->buf.scale = aligned_alloc(64, TOKENS * sizeof(float));
+    p->buf.mean = aligned_alloc(64, D * sizeof(float));
+    p->sign = malloc(D * sizeof(float));
+    const size_t scratch = ops->scratch_bytes ? ops->scratch_bytes(D) : 0;
+    p->scratch = aligned_alloc(64, (scratch + 63) / 64 * 64);
+    for (uint32_t d = 0; d < D; d++)
+        p->sign[d] = uniform(&state) < 0.5 ? -1.0f : 1.0f;
+}
+
+void test_page_free(struct test_page *p)
+{
+    free(p->page), free(p->x), free(p->y), free(p->tile), free(p->sign), free(p->scratch);
+    free(p->buf.codes), free(p->buf.scale), free(p->buf.mean);
+}
+
+void test_encode(struct test_page *p, const float *x, uint64_t valid)
+{
+    memcpy(p->tile, x, p->n * sizeof *x); /* encode may destroy its input */
+    memset(p->page, 0xa5, p->bytes + N_GUARD);
+    p->ops->encode(&p->env, p->tile, valid, p->page, p->scratch);
+    for (size_t i = 0; i < N_GUARD; i++)
+        assert_int_equal(p->page[p->bytes + i], 0xa5);
+}
+
+void test_decode(struct test_page *p)
+{
+    p->ops->decode(&p->env, p->page, p->y);
+}
+
+static void round_to_f16(float *x, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        x[i] = tkv_half_to_f32(tkv_f32_to_half(x[i]));
+}
+
+void test_to_basis(struct test_page *p)
+{
+    round_to_f16(p->x, p->n);
+    if (p->ops->caps & TKV_CAP_ROTATES)
+        p->env.kernels->rotate(p->x, TOKENS, p->env.head_dim, p->sign);
+}
+
+void test_save_and_restore(struct test_page *p)
+{
+    memcpy(p->x, p->y, p->n * sizeof *p->x);
+    if (p->ops->caps & TKV_CAP_ROTATES)
+        p->env.kernels->unrotate(p->x, TOKENS, p->env.head_dim, p->sign);
+    test_to_basis(p);
+}
+
+double test_rel_mse(const float *a, const float *b, size_t n)
+{
+    double error = 0, energy = 0;
+    for (size_t i = 0; i < n; i++) {
+        error += ((double)a[i] - (double)b[i]) * ((double)a[i] - (double)b[i]);
+        energy += (double)a[i] * (double)a[i];
+    }
+    return energy > 0 ? error / energy : error > 0 ? INFINITY : 0;
+}
