@@ -38,7 +38,7 @@ patiently() { timeout "$@" </dev/null; }
 from_git() {
     say "cloning $tag"
     GIT_TERMINAL_PROMPT=0 patiently 20 git ls-remote --exit-code "$repository" "refs/tags/$tag" >/dev/null 2>&1 &&
-        GIT_TERMINAL_PROMPT=0 patiently 600 git clone -q --depth 1 --branch "$tag" "$repository" "$1"
+        GIT_TERMINAL_PROMPT=0 patiently 600 git clone -q -c advice.detachedHead=false --depth 1 --branch "$tag" "$repository" "$1"
 }
 
 from_npm() {
@@ -46,7 +46,7 @@ from_npm() {
     "$here/setup.sh" npm
     tmp=$(mktemp -d)
     if (cd "$tmp" && patiently 600 npm pack --silent "$npm_package" >/dev/null &&
-        tar -xzf ./*.tgz "$npm_bundle") && git clone -q "$tmp/$npm_bundle" "$1"; then
+        tar -xzf ./*.tgz "$npm_bundle") && git clone -q -c advice.detachedHead=false "$tmp/$npm_bundle" "$1"; then
         git -C "$1" remote remove origin
         rm -rf "$tmp"
     else
