@@ -50,20 +50,6 @@ static void strict_page(struct tkv_worker *w, size_t i_page, const struct tkv_pa
         tkv_worker_page(w, &(struct tkv_view){.page = page, .coded = shadow, .klass = tkv_page_class(page)});
 }
 
-static void prefetch_page(const struct tkv_worker *w, const struct tkv_page *page)
-{
-#if defined(__GNUC__)
-    if (page->state != TKV_PAGE_SEALED)
-        return;
-    const struct tkv_layer_codec *codec = w->job->layer->codec[page->klass];
-    const uint8_t *at = tkv_sealed_page(w->job->layer, page->klass, page->record, TKV_K, w->head);
-    for (size_t i = 0; i < codec[TKV_K].page_bytes + codec[TKV_V].page_bytes; i += 64)
-        __builtin_prefetch(at + i);
-#else
-    (void)w, (void)page;
-#endif
-}
-
 static void run_chunk(struct tkv_worker *w, size_t chunk)
 {
     const struct tkv_attend_job *job = w->job;
@@ -72,8 +58,7 @@ static void run_chunk(struct tkv_worker *w, size_t chunk)
     start_rows(w);
     for (size_t i = first; i < end; i++) {
         const struct tkv_page *page = &job->pages[i];
-        if (i + 1 < end)
-            prefetch_page(w, page + 1);
+        tkv_worker_look_ahead(w, i + 1 < end ? page + 1 : NULL);
         if (job->shadows && job->shadows[i])
             strict_page(w, i, page, job->shadows[i]);
         else if (tkv_worker_mask(w, i, NULL))

@@ -68,6 +68,9 @@ struct tkv_worker {
     struct tkv_softmax_row *state;
     float *acc[2]; /* plain, rotated: [n_rows][v_head_dim] */
     bool acc_used[2];
+    /* the next page's bytes, fetched in small steps between the stages of this one */
+    const uint8_t *ahead, *ahead_end;
+    size_t ahead_step;
 };
 
 enum tkv_mask_use {
@@ -92,7 +95,8 @@ uint64_t tkv_live_bits(const tkv_attend_params *p, size_t query, size_t i_page);
 /* Slots of an open page that a query may read exactly under strict. */
 uint64_t tkv_exact_bits(const tkv_spec *spec, const struct tkv_page *page, const int32_t *q_pos, size_t query);
 
-/* page.c: one page into the running state. The mask must be set. */
+/* page.c: one page into the running state. The mask must be set. `next` (may be NULL) is the page after it. */
+void tkv_worker_look_ahead(struct tkv_worker *w, const struct tkv_page *next);
 void tkv_worker_page(struct tkv_worker *w, const struct tkv_view *view);
 
 #endif

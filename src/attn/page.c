@@ -7,6 +7,33 @@
 
 #define T TKV_PAGE_TOKENS
 
+#define LINE 64
+
+/* Memory answers about as fast as a page is computed, so the two must overlap; but only a dozen lines can be
+ * under way at once, and asking for more stalls. Hence few at a time, at every stage. */
+static void step_ahead(struct tkv_worker *w)
+{
+#if defined(__GNUC__)
+    const uint8_t *end = w->ahead + w->ahead_step < w->ahead_end ? w->ahead + w->ahead_step : w->ahead_end;
+    for (; w->ahead < end; w->ahead += LINE)
+        __builtin_prefetch(w->ahead);
+#else
+    (void)w;
+#endif
+}
+
+void tkv_worker_look_ahead(struct tkv_worker *w, const struct tkv_page *next)
+{
+    w->ahead = w->ahead_end = NULL;
+    if (!next || next->state != TKV_PAGE_SEALED)
+        return;
+    const struct tkv_layer_codec *codec = w->job->layer->codec[next->klass];
+    const size_t bytes = codec[TKV_K].page_bytes + codec[TKV_V].page_bytes, n_stages = 4 + 2 * (size_t)w->n_rows;
+    w->ahead = tkv_sealed_page(w->job->layer, next->klass, next->record, TKV_K, w->head);
+    w->ahead_end = w->ahead + bytes;
+    w->ahead_step = (bytes / n_stages / LINE + 1) * LINE;
+}
+
 static const struct tkv_kernels *kernels(const struct tkv_worker *w)
 {
     return &w->job->cache->ctx->kernels;
@@ -78,7 +105,9 @@ static void scores_i8(struct tkv_worker *w, const struct tkv_view *view)
     const struct tkv_kernels *k = kernels(w);
     const uint32_t D = w->job->layer->head_dim[TKV_K];
     const enum tkv_domain domain = tkv_query_domain(w->job->layer, view->klass);
+    step_ahead(w);
     const struct tkv_tile_i8 tile = tile_i8(w, view, TKV_K);
+    step_ahead(w);
     if (tile.mean)
         k->dot(tile.mean, w->q[domain], D, w->n_rows, D, w->bias);
     else
@@ -127,6 +156,7 @@ static void weights(struct tkv_worker *w, uint32_t row)
     const tkv_attend_params *p = w->job->p;
     const uint32_t query = row / w->job->group;
     float *s = w->s + (size_t)row * T;
+    step_ahead(w);
     if (w->mask_use[query] == TKV_MASK_HIDDEN) {
         memset(s, 0, T * sizeof(float));
         return;
@@ -188,15 +218,19 @@ static void two_planes(struct tkv_worker *w, const struct tkv_tile_i8 *tile, flo
 
 static void values_i8(struct tkv_worker *w, const struct tkv_view *view, float *acc)
 {
+    step_ahead(w);
     const struct tkv_tile_i8 tile = tile_i8(w, view, TKV_V);
+    step_ahead(w);
     if (tile.mean)
         add_mean(w, tile.mean, acc);
     if (tile.planes > 1) {
         two_planes(w, &tile, acc);
         return;
     }
-    for (uint32_t r = 0; r < w->n_rows; r++)
+    for (uint32_t r = 0; r < w->n_rows; r++) {
+        step_ahead(w);
         w->w_scale[r] = kernels(w)->quantize_weights(w->s + (size_t)r * T, tile.scale, w->w + (size_t)r * T);
+    }
     kernels(w)->wsum_i8(tile.codes, w->w, w->w_scale, w->n_rows, w->job->layer->head_dim[TKV_V], acc);
 }
 
