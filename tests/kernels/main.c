@@ -22,11 +22,13 @@ static const struct level {
 static void run_level(struct check *c, const struct level *level)
 {
     tkv_kernels_init(&c->now, level->mask);
+    const unsigned before = c->n_checks;
     c->level = level->name;
     c->is_ref = level->mask == 0;
 #define FAMILY(name) check_##name(c);
 #include "families.def"
 #undef FAMILY
+    printf("%s: %u checks\n", level->name, c->n_checks - before);
 }
 
 int main(int argc, char **argv)
