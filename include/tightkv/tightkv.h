@@ -187,8 +187,8 @@ typedef struct tkv_spec {
     uint32_t strict;              /* 1: no query reads more exact rows than sink and tail allow */
 } tkv_spec;
 
-/* Parses a spec: comma-separated key=value, or a preset's name, or a preset followed by keys that
- * change it ("small,tail=256"). Keys: k v kv visual.k visual.v sink tail rot strict.
+/* Parses a spec: comma-separated key=value; a codec's name at the start stands for keys and values alike, a
+ * preset's name for the preset, and keys after it change it ("turbo4", "small,tail=256"). Keys: k v kv visual.k visual.v sink tail rot strict.
  *   text  NUL-terminated, borrowed; NULL or "" is the default preset
  * Errors: TKV_ERR_SPEC naming the word at fault and what is allowed there. Since 0.1. */
 TKV_API tkv_status tkv_spec_parse(const char *text, tkv_spec *out, tkv_error *err);

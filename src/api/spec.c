@@ -14,7 +14,6 @@ static const struct {
     {"safe", "k=q8,v=q8,sink=64,tail=128", "half of f16, no measurable loss"},
     {"small", "k=turbo4c,v=turbo3,sink=64,tail=128", "under a quarter of f16, a small loss"},
     {"smallest", "k=turbo3c,v=turbo2,sink=64,tail=128", "a sixth of f16, for when nothing else fits"},
-    {"polar", "k=polar433,v=polar433,sink=64,tail=128", "PolarQuant with the better bit split"},
 };
 
 tkv_status tkv_spec_preset(uint32_t i, const char **name, const char **text, const char **summary)
@@ -134,11 +133,13 @@ static tkv_status parse_words(struct draft *d, const char *text, bool preset_all
             status = set_key(d, word, value, err);
         } else if (first && preset_allowed && preset_text(word)) {
             status = parse_words(d, preset_text(word), false, err);
+        } else if (first && preset_allowed && tkv_codec_by_name(word)) {
+            status = set_key(d, "kv", word, err);
         } else {
             char names[SPEC_MAX] = "";
             for (size_t i = 0; i < sizeof presets / sizeof presets[0]; i++)
                 strcat(strcat(names, " "), presets[i].name);
-            status = tkv_fail(err, TKV_ERR_SPEC, "'%.40s' is neither key=value nor a preset at the start; presets:%s", word,
+            status = tkv_fail(err, TKV_ERR_SPEC, "'%.40s' is neither key=value nor, at the start, a codec or a preset; presets:%s", word,
                               names);
         }
         if (status != TKV_OK)
