@@ -24,6 +24,16 @@ struct tkv_softmax_row {
     float fix; /* out: what the caller must multiply this row's accumulators with; 1 when m stood */
 };
 
+struct tkv_polar_tables; /* format/polar.h */
+
+/* Angle codes of 64 rows, not yet in page order. */
+struct tkv_polar_rows {
+    uint8_t *c1;     /* [64][D/4] level 1, pair a | pair b << 4 */
+    uint8_t *c2;     /* [64][D/4] level 2 */
+    uint16_t *upper; /* [64][D/16] level 3 of columns 0, 1 | of columns 2, 3 << bits | level 4 << 2 * bits */
+    float *sum_sq;   /* [64][D/16] the squared radius */
+};
+
 struct tkv_kernels {
     /* --- conversion and transforms --- */
     void (*f16_to_f32)(const uint16_t *x, float *y, size_t n);
@@ -90,9 +100,14 @@ struct tkv_kernels {
     void (*bucketize)(const float *x, size_t n, const float *thresholds, uint32_t n_thresholds, uint8_t *idx);
 
     /* --- polar: angle codes over blocks of 16 (FORMAT.md, polar) --- */
-    /* Page codes to an i8 tile and one scale a token. bits: 222 or 333 for levels 2..4 (level 1 has 4). */
-    void (*polar_tile_k)(const uint8_t *page, uint32_t D, uint32_t bits, uint8_t *tile, float *scale);
-    void (*polar_tile_v)(const uint8_t *page, uint32_t D, uint32_t bits, int8_t *tile, float *scale);
+    /* Rows [64][D] to angle codes and squared radii; every sum and product in the reference's order. */
+    void (*polar_codes)(const struct tkv_polar_tables *tables, const float *x, uint32_t D,
+                        struct tkv_polar_rows *out);
+    /* Page to an i8 tile and one scale a token: value = code * scale, within 1.5% of the codec's own error. */
+    void (*polar_tile_k)(const struct tkv_polar_tables *tables, const uint8_t *page, uint32_t D, uint8_t *tile,
+                         float *scale);
+    void (*polar_tile_v)(const struct tkv_polar_tables *tables, const uint8_t *page, uint32_t D, int8_t *tile,
+                         float *scale);
 };
 
 /* Fills the table for a CPU mask: reference first, then overlays from low to high. */

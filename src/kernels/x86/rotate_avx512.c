@@ -1,8 +1,8 @@
 /* Rotation for AVX-512: order of operations as in rotate_ref.c.
  *
- * A row of n x 16 values lies in n registers. Butterflies of distance 1, 2, 4, 8 are a shuffle
- * that swaps partners and one fma, partner + (+-1) * x, which rounds once like the sum it is.
- * Rows with an odd part m > 1 are first gathered into m rows of 2^k, one for each b. */
+ * A row of n x 16 values lies in n registers. Butterflies of distance 1, 2, 4, 8 are a shuffle that swaps
+ * partners and one fma, partner + (+-1) * x, which rounds once like the sum it is. Rows with an odd part
+ * m > 1 are first gathered into m rows of 2^k, one for each b. */
 #include <immintrin.h>
 #include <math.h>
 
@@ -58,30 +58,17 @@ TKV_INLINE void hadamard_row(float *x, int n, float scale, const float *before, 
     }
 }
 
-static void hadamard_rows(float *x, size_t n_rows, uint32_t even, const float *before,
-                          const float *after)
+static void hadamard_rows(float *x, size_t n_rows, uint32_t even, const float *before, const float *after)
 {
     const float scale = 1.0f / sqrtf((float)even);
     for (; n_rows > 0; n_rows--, x += even)
         switch (even) {
-        case 16:
-            hadamard_row(x, 1, scale, before, after);
-            break;
-        case 32:
-            hadamard_row(x, 2, scale, before, after);
-            break;
-        case 64:
-            hadamard_row(x, 4, scale, before, after);
-            break;
-        case 128:
-            hadamard_row(x, 8, scale, before, after);
-            break;
-        case 256:
-            hadamard_row(x, 16, scale, before, after);
-            break;
-        default:
-            hadamard_row(x, 32, scale, before, after);
-            break;
+        case 16: hadamard_row(x, 1, scale, before, after); break;
+        case 32: hadamard_row(x, 2, scale, before, after); break;
+        case 64: hadamard_row(x, 4, scale, before, after); break;
+        case 128: hadamard_row(x, 8, scale, before, after); break;
+        case 256: hadamard_row(x, 16, scale, before, after); break;
+        default: hadamard_row(x, 32, scale, before, after); break;
         }
 }
 
@@ -151,15 +138,9 @@ static void rotate_avx512(float *restrict x, size_t n, uint32_t D, const float *
     }
     for (; n > 0; n--, x += D)
         switch (m) {
-        case 3:
-            rotate_odd(x, even, 3, sign);
-            break;
-        case 5:
-            rotate_odd(x, even, 5, sign);
-            break;
-        default:
-            rotate_odd(x, even, 7, sign);
-            break;
+        case 3: rotate_odd(x, even, 3, sign); break;
+        case 5: rotate_odd(x, even, 5, sign); break;
+        default: rotate_odd(x, even, 7, sign); break;
         }
 }
 
@@ -172,15 +153,9 @@ static void unrotate_avx512(float *restrict x, size_t n, uint32_t D, const float
     }
     for (; n > 0; n--, x += D)
         switch (m) {
-        case 3:
-            unrotate_odd(x, even, 3, sign);
-            break;
-        case 5:
-            unrotate_odd(x, even, 5, sign);
-            break;
-        default:
-            unrotate_odd(x, even, 7, sign);
-            break;
+        case 3: unrotate_odd(x, even, 3, sign); break;
+        case 5: unrotate_odd(x, even, 5, sign); break;
+        default: unrotate_odd(x, even, 7, sign); break;
         }
 }
 

@@ -1,5 +1,5 @@
-/* Softmax and 8-bit quantisation for AVX-512: a page's 64 tokens are four registers, whose 16
- * lanes are the 16 partial sums of the reference. */
+/* Softmax and 8-bit quantisation for AVX-512: a page's 64 tokens are four registers, whose 16 lanes are the 16
+ * partial sums of the reference. */
 #include <immintrin.h>
 #include <math.h>
 
@@ -12,8 +12,8 @@
 void tkv_softmax_avx512(struct tkv_kernels *k);
 
 static void scale_scores_avx512(const int32_t *restrict si, const float *restrict qscale,
-                                const float *restrict kscale, const float *restrict bias,
-                                uint32_t n_rows, float *restrict s)
+                                const float *restrict kscale, const float *restrict bias, uint32_t n_rows,
+                                float *restrict s)
 {
     __m512 ks[4];
     for (int b = 0; b < 4; b++)
@@ -51,9 +51,9 @@ TKV_INLINE float fold_sum(__m512 x)
     return _mm_cvtss_f32(_mm_add_ss(x2, _mm_movehdup_ps(x2)));
 }
 
-/* Most pages of a long context hold no new maximum. A compare finds that out, and then the
- * exponentials need not wait for a reduction. _mm512_max_ps gives its second operand where
- * either is a NaN, so NaN logits leave the maximum alone. */
+/* Most pages of a long context hold no new maximum. A compare finds that out, and then the exponentials need not
+ * wait for a reduction. _mm512_max_ps gives its second operand where either is a NaN, so NaN logits leave the
+ * maximum alone. */
 static void softmax_avx512(float *restrict s, struct tkv_softmax_row *restrict row)
 {
     __m512 x[4], max = _mm512_set1_ps(row->m);
@@ -77,8 +77,7 @@ static void softmax_avx512(float *restrict s, struct tkv_softmax_row *restrict r
     row->m = m;
 }
 
-static float quantize_weights_avx512(const float *restrict p, const float *restrict vscale,
-                                     uint8_t *restrict w)
+static float quantize_weights_avx512(const float *restrict p, const float *restrict vscale, uint8_t *restrict w)
 {
     __m512 x[4], max = _mm512_setzero_ps();
     for (int b = 0; b < 4; b++) {
@@ -110,8 +109,7 @@ static float quantize_row_i8_avx512(const float *restrict x, uint32_t D, int8_t 
     const __m512 inverse = _mm512_set1_ps(codable ? 127.0f / m : 0.0f);
     const __mmask16 live = codable ? 0xffff : 0;
     for (uint32_t d = 0; d < D; d += 16) {
-        const __m512i code =
-            _mm512_maskz_cvtps_epi32(live, _mm512_mul_ps(_mm512_loadu_ps(x + d), inverse));
+        const __m512i code = _mm512_maskz_cvtps_epi32(live, _mm512_mul_ps(_mm512_loadu_ps(x + d), inverse));
         _mm_storeu_si128((__m128i *)(void *)(codes + d), _mm512_cvtepi32_epi8(code));
         total = _mm512_add_epi32(total, code);
     }
