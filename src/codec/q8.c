@@ -80,8 +80,9 @@ static void encode(const struct tkv_codec_env *env, float *x, uint64_t valid, ui
     }
     env->kernels->quantize_rows_i8(x, row, D, scratch);
     env->kernels->rows_to_tile(scratch, D, env->kind, page);
-    for (size_t i = 0; env->kind == TKV_K && i < n; i++)
-        page[i] ^= 0x80;
+    if (env->kind == TKV_K)
+        for (size_t i = 0; i < n; i++)
+            page[i] ^= 0x80;
     memcpy(page + n, half, sizeof half);
 }
 

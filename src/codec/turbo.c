@@ -67,7 +67,7 @@ static uint16_t norm_scale(float sum_sq, int32_t energy, uint32_t bits)
 struct rows {
     float *x; /* [64][D] */
     uint32_t D, bits;
-    float tolerance; /* share of the rms that rounding to f16 may have changed a value by */
+    float tolerance; /* what rounding to f16 may have done, as a share of the rms */
     float rms[TOKENS], low[TOKENS], high[TOKENS]; /* low, high: least and largest magnitude */
     uint8_t *codes;                               /* [64][D] */
     uint16_t scale[TOKENS];                       /* as stored */
@@ -90,12 +90,13 @@ static bool matches(const struct rows *r, size_t t, uint16_t stored, uint8_t *co
 {
     const int8_t *level = tkv_turbo_levels(r->bits);
     const float unit = tkv_half_to_f32(stored) * (TKV_TURBO_SCALE_UNIT * tkv_turbo_step(r->bits));
-    const float tolerance = r->rms[t] * r->tolerance + 0x1p-23f;
+    const float common = r->rms[t] * r->tolerance + 0x1p-23f;
     for (size_t d = 0; d < r->D; d++) {
         const float x = r->x[t * r->D + d], y = 2.0f * x / unit;
         uint8_t code = 0;
         while (code < (1 << r->bits) - 1 && y > (float)(level[code] + level[code + 1]))
             code++;
+        const float tolerance = common + fabsf(x) * (0.5f * r->tolerance);
         if (fabsf(x - (float)level[code] * unit) > tolerance)
             return false;
         codes[d] = code;
