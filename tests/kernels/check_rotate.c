@@ -120,5 +120,6 @@ void check_rotate(struct check *c)
     if (c->bench) {
         bench(c, 128);
         bench(c, 96);
+        bench(c, 112);
     }
 }

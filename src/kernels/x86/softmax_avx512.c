@@ -12,8 +12,8 @@
 void tkv_softmax_avx512(struct tkv_kernels *k);
 
 static void scale_scores_avx512(const int32_t *restrict si, const float *restrict qscale,
-                                const float *restrict kscale, const float *restrict bias, uint32_t n_rows,
-                                float *restrict s)
+                                const float *restrict kscale, const float *restrict bias,
+                                uint32_t n_rows, float *restrict s)
 {
     __m512 ks[4];
     for (int b = 0; b < 4; b++)
@@ -77,7 +77,16 @@ static void softmax_avx512(float *restrict s, struct tkv_softmax_row *restrict r
     row->m = m;
 }
 
-static float quantize_weights_avx512(const float *restrict p, const float *restrict vscale, uint8_t *restrict w)
+/* Four registers of integers within 0 .. 255 to 64 bytes, in order. */
+TKV_INLINE __m512i pack_unsigned(const __m512i x[4])
+{
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    const __m512i low = _mm512_packs_epi32(x[0], x[1]), high = _mm512_packs_epi32(x[2], x[3]);
+    return _mm512_permutexvar_epi32(order, _mm512_packus_epi16(low, high));
+}
+
+static float quantize_weights_avx512(const float *restrict p, const float *restrict vscale,
+                                     uint8_t *restrict w)
 {
     __m512 x[4], max = _mm512_setzero_ps();
     for (int b = 0; b < 4; b++) {
@@ -87,10 +96,10 @@ static float quantize_weights_avx512(const float *restrict p, const float *restr
     }
     const float m = _mm512_reduce_max_ps(max);
     const __m512 inverse = _mm512_set1_ps(m < TKV_TINY ? 0.0f : 255.0f / m);
-    for (int b = 0; b < 4; b++) {
-        const __m512i code = _mm512_cvtps_epi32(_mm512_mul_ps(x[b], inverse));
-        _mm_storeu_si128((__m128i *)(void *)(w + b * 16), _mm512_cvtepi32_epi8(code));
-    }
+    __m512i code[4];
+    for (int b = 0; b < 4; b++)
+        code[b] = _mm512_cvtps_epi32(_mm512_mul_ps(x[b], inverse));
+    _mm512_storeu_si512(w, pack_unsigned(code));
     return m < TKV_TINY ? 0.0f : m * (1.0f / 255.0f);
 }
 
@@ -109,7 +118,8 @@ static float quantize_row_i8_avx512(const float *restrict x, uint32_t D, int8_t 
     const __m512 inverse = _mm512_set1_ps(codable ? 127.0f / m : 0.0f);
     const __mmask16 live = codable ? 0xffff : 0;
     for (uint32_t d = 0; d < D; d += 16) {
-        const __m512i code = _mm512_maskz_cvtps_epi32(live, _mm512_mul_ps(_mm512_loadu_ps(x + d), inverse));
+        const __m512i code =
+            _mm512_maskz_cvtps_epi32(live, _mm512_mul_ps(_mm512_loadu_ps(x + d), inverse));
         _mm_storeu_si128((__m128i *)(void *)(codes + d), _mm512_cvtepi32_epi8(code));
         total = _mm512_add_epi32(total, code);
     }
