@@ -1,8 +1,8 @@
 /* Rotation for AVX-512: order of operations as in rotate_ref.c.
  *
- * A row of n x 16 values lies in n registers. Butterflies of distance 1, 2, 4, 8 are a shuffle that swaps
- * partners and one fma, partner + (+-1) * x, which rounds once like the sum it is. Rows with an odd part
- * m > 1 are first parted into m rows of 2^k, one for each b. */
+ * A row of n x 16 values lies in n registers. Butterflies of distance 1, 2, 4, 8 are a shuffle
+ * that swaps partners and one fma, partner + (+-1) * x, which rounds once like the sum it is. Rows
+ * with an odd part m > 1 are first parted into m rows of 2^k, one for each b. */
 #include <immintrin.h>
 #include <math.h>
 
@@ -85,8 +85,9 @@ static void hadamard_rows(float *x, size_t n_rows, uint32_t even, const float *b
         }
 }
 
-/* How to part 16 * m interleaved values into m registers, or to interleave them again: register i of
- * the result takes lane `at[i]` of each of the m sources in turn, where `take[i][source]` says so. */
+/* How to part 16 * m interleaved values into m registers, or to interleave them again: register i
+ * of the result takes lanes `at[i]` of each of the m sources in turn, where `take[i][source]` says
+ * so. */
 struct shuffle {
     __m512i at[7];
     __mmask16 take[7][7];
@@ -166,7 +167,8 @@ TKV_INLINE void leave(const struct shuffle *join, const float *split, const floa
     }
 }
 
-/* n rows with odd part m > 1; `before` is the signs for rotate, `after` for unrotate, the other NULL. */
+/* n rows with odd part m > 1; `before` is the signs for rotate, `after` for unrotate, the other
+ * NULL. */
 TKV_INLINE void odd_rows(float *x, size_t n, uint32_t even, uint32_t m, const float *before,
                          const float *after)
 {
