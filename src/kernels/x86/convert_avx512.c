@@ -21,7 +21,7 @@ static void f16_to_f32_avx512(const uint16_t *restrict x, float *restrict y, siz
 
 static void f32_to_f16_avx512(const float *restrict x, uint16_t *restrict y, size_t n)
 {
-    const int mode = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+    enum { mode = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC };
     for (; n >= 16; n -= 16, x += 16, y += 16) {
         /* masked by all ones: the plain intrinsic warns in unoptimised builds of gcc 12 */
         const __m256i h = _mm512_maskz_cvtps_ph(0xffff, _mm512_loadu_ps(x), mode);
