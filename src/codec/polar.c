@@ -93,14 +93,14 @@ static int32_t log_steps(float r)
 
 static uint8_t log_code(float r)
 {
-    if (r < 0x1p-18f)
+    if (r < 0x1p-16f)
         return 0;
     const int32_t steps = log_steps(r);
     int32_t code = steps;
-    if (steps < TKV_POLAR_LOG_ONE)
-        code = TKV_POLAR_LOG_ONE - ((TKV_POLAR_LOG_ONE - steps + 8) >> 4);
-    else if (steps > TKV_POLAR_LOG_TOP)
-        code = TKV_POLAR_LOG_TOP + ((steps - TKV_POLAR_LOG_TOP + 4) >> 3);
+    if (steps < TKV_POLAR_LOG_LOW)
+        code = TKV_POLAR_LOG_LOW - ((TKV_POLAR_LOG_LOW - steps + 4) >> 3);
+    else if (steps > TKV_POLAR_LOG_HIGH)
+        code = TKV_POLAR_LOG_HIGH + ((steps - TKV_POLAR_LOG_HIGH + 4) >> 3);
     return (uint8_t)(code < 0 ? 0 : code > 255 ? 255 : code);
 }
 

@@ -91,19 +91,18 @@ static inline uint32_t tkv_polar_leaf_index(uint32_t bits, uint32_t quarter, uin
 
 /* --- 8-bit logarithmic radii (spec/polar.md) --- */
 
-#define TKV_POLAR_LOG_ONE 12 /* code of 2^-6, where 16 steps an octave begin */
-#define TKV_POLAR_LOG_TOP 236 /* code of 2^8, where they end */
+#define TKV_POLAR_LOG_LOW 21   /* code of 2^-5, where 16 steps an octave begin */
+#define TKV_POLAR_LOG_HIGH 229 /* code of 2^8, where they end */
+#define TKV_POLAR_LOG_BIAS (16 * 5 + TKV_POLAR_LOG_LOW)
 
-/* 16 * log2(radius) + TKV_POLAR_LOG_BIAS, for a code above 0: 16 steps an octave from 2^-6 to 2^8, one an octave
- * below, two an octave above. */
-#define TKV_POLAR_LOG_BIAS (16 * 6 + TKV_POLAR_LOG_ONE)
-
+/* 16 * log2(radius) + TKV_POLAR_LOG_BIAS of a code above 0: 16 steps an octave from 2^-5 to 2^8, two an octave outside,
+ * so that every row that f16 can hold has radii. */
 static inline int32_t tkv_polar_log_steps(uint32_t code)
 {
     const int32_t c = (int32_t)code;
-    if (c < TKV_POLAR_LOG_ONE)
-        return c - 15 * (TKV_POLAR_LOG_ONE - c);
-    return c > TKV_POLAR_LOG_TOP ? c + 7 * (c - TKV_POLAR_LOG_TOP) : c;
+    if (c < TKV_POLAR_LOG_LOW)
+        return c - 7 * (TKV_POLAR_LOG_LOW - c);
+    return c > TKV_POLAR_LOG_HIGH ? c + 7 * (c - TKV_POLAR_LOG_HIGH) : c;
 }
 
 /* The mantissas of 2^(i/16), as f32 bits. */
