@@ -21,6 +21,7 @@ enum tkv_codec_caps {
     TKV_CAP_BALANCES = 1 << 3,   /* wants channels scaled by the cache's per-head powers of two (keys) */
     TKV_CAP_EXACT = 1 << 4,      /* decodes to the very f16 values that went in */
     TKV_CAP_LEARNS = 1 << 5,     /* has a model learned from the first sealed pages: see learn */
+    TKV_CAP_ROUNDS = 1 << 6,     /* its i8 tile is within 3 codes of decode's values, not equal to them */
 };
 
 /* The working form that a codec offers the attention. */

@@ -53,22 +53,23 @@ static uint32_t bf16_bits(float x)
     return (u + 0x7fffu + (u >> 16 & 1u)) >> 16;
 }
 
-/* Rows that were decoded and rounded to f16 carry noise which the rotation spreads evenly over their blocks: up to 5e-5
- * of the largest radius in each value. So small radii need a coarser grid than their own 8 bits, and blocks below
- * about 1/32 of the largest become zero, for there the noise would reach the angles of the smallest pairs.
+/* Rows that were decoded and rounded to f16 carry noise which the rotation spreads over their blocks: 5e-5 of the
+ * largest radius in each value, and up to 4e-4 of it in a radius where one value makes the row. So small radii need a
+ * coarser grid than their own 8 bits, and blocks below about 1/32 of the largest become zero, for there the noise would
+ * reach the angles of the smallest pairs.
  *
- * Here: multiples of `unit`, then bf16. */
+ * Here: bf16 for the larger ones, multiples of `unit` below 128 of them; never one after the other. */
 static void round_radii_16(float *radius, size_t n, uint8_t *code)
 {
     float largest = 0.0f;
     for (size_t b = 0; b < n; b++)
         largest = radius[b] > largest ? radius[b] : largest;
     const float power = tkv_bits_f32(bf16_bits(largest) << 16 & 0x7f800000u);
-    const float unit = power * 0x1p-11f > 0x1p-22f ? power * 0x1p-11f : 0x1p-22f;
+    const float unit = power * 0x1p-9f > 0x1p-21f ? power * 0x1p-9f : 0x1p-21f;
     const float magic = unit * 0x1.8p23f; /* adding it drops the bits below unit */
     for (size_t b = 0; b < n; b++) {
-        const float r = (radius[b] + magic) - magic;
-        const uint32_t u = r >= 64.0f * unit ? bf16_bits(r) : 0;
+        const float r = radius[b] < 128.0f * unit ? (radius[b] + magic) - magic : radius[b];
+        const uint32_t u = r >= 16.0f * unit ? bf16_bits(r) : 0;
         code[16 * 2 * b] = (uint8_t)u;
         code[16 * 2 * b + 1] = (uint8_t)(u >> 8);
         radius[b] = tkv_bits_f32(u << 16);
@@ -362,7 +363,7 @@ const struct tkv_codec_ops tkv_codec_polar = {
     .name = "polar",
     .summary = "PolarQuant: blocks of 16, angles of 4, 2, 2, 2 bits, 16-bit radius",
     .id = 7,
-    .caps = TKV_CAP_ROTATES | TKV_CAP_IDEMPOTENT,
+    .caps = TKV_CAP_ROTATES | TKV_CAP_ROUNDS | TKV_CAP_IDEMPOTENT,
     POLAR_OPS(2),
 };
 
@@ -370,7 +371,7 @@ const struct tkv_codec_ops tkv_codec_polar433 = {
     .name = "polar433",
     .summary = "polar with angles of 4, 3, 3, 3 bits and an 8-bit logarithmic radius",
     .id = 8,
-    .caps = TKV_CAP_ROTATES | TKV_CAP_IDEMPOTENT,
+    .caps = TKV_CAP_ROTATES | TKV_CAP_ROUNDS | TKV_CAP_IDEMPOTENT,
     POLAR_OPS(3),
 };
 
@@ -379,7 +380,7 @@ const struct tkv_codec_ops tkv_codec_polar_online = {
     .summary = "polar with angle codebooks learned from the first sealed page of a head",
     .id = 9,
     /* Not idempotent: learned cells may be so narrow, or so near an axis, that f16 noise leaves them. */
-    .caps = TKV_CAP_ROTATES | TKV_CAP_LEARNS,
+    .caps = TKV_CAP_ROTATES | TKV_CAP_ROUNDS | TKV_CAP_LEARNS,
     .model_bytes = model_bytes,
     .learn = learn,
     POLAR_OPS(2),
