@@ -2,8 +2,6 @@
 #include "base/alloc.h"
 #include "cache/pool.h"
 
-#define SLAB_BYTES_MAX ((size_t)2 << 20)
-
 struct tkv_slab { /* one cache line in front of the records */
     struct tkv_slab *next;
     size_t bytes;
@@ -33,10 +31,12 @@ void tkv_pool_destroy(struct tkv_pool *pool)
 static struct tkv_slab *add_slab(struct tkv_pool *pool)
 {
     size_t wanted = pool->slab_bytes / 8; /* at most an eighth of the pool stands empty */
-    if (wanted > SLAB_BYTES_MAX)
-        wanted = SLAB_BYTES_MAX;
-    const size_t n = wanted > pool->record_bytes ? wanted / pool->record_bytes : 1;
-    const size_t bytes = TKV_ALIGN + n * pool->record_bytes;
+    if (wanted > TKV_HUGE_PAGE)
+        wanted = TKV_HUGE_PAGE;
+    const size_t n = wanted > TKV_ALIGN + pool->record_bytes ? (wanted - TKV_ALIGN) / pool->record_bytes : 1;
+    size_t bytes = TKV_ALIGN + n * pool->record_bytes;
+    if (wanted == TKV_HUGE_PAGE && bytes < wanted)
+        bytes = wanted;
     struct tkv_slab *slab = tkv_alloc(pool->allocator, bytes);
     if (!slab)
         return NULL;
