@@ -23,8 +23,9 @@ struct bench_shape {
 /* Size of the last-level cache as the system tells it; 32 MiB where it does not. */
 size_t bench_llc_bytes(void);
 
-/* Fills `executor` to run on `*n_threads` threads, the ones that ggml uses as well: OpenMP's. `n_threads` must
- * outlive it. For one thread, or without OpenMP, the executor is empty: the calling thread. */
+/* Fills `executor` to run on `*n_threads` threads, the ones that ggml uses as well: OpenMP's.
+ * `n_threads` must outlive it. For one thread, or without OpenMP, the executor is empty: the
+ * calling thread. */
 void bench_executor(tkv_executor *executor, uint32_t *n_threads);
 
 /* Can more than one thread be used? */
@@ -36,10 +37,12 @@ double bench_read_pass(const void *buffer, size_t bytes, uint32_t n_threads);
 /* The median; sorts x. NaN for n = 0. */
 double bench_median(double *x, size_t n);
 
-/* Rows as a model makes them: Gaussian, some channels much larger than the others. Deterministic. */
+/* Rows as a model makes them: Gaussian, some channels much larger than the others.
+ * Deterministic. */
 void bench_fill_rows(float *x, size_t n_rows, size_t row_elems, uint32_t head_dim, uint64_t seed);
 
-/* Parses a spec of the command line; NULL becomes the name of the default preset. False after a line on stderr. */
+/* Parses a spec of the command line; NULL becomes the name of the default preset. False after a
+ * line on stderr. */
 bool bench_parse_spec(const char *command, const char **kv, tkv_spec *spec);
 
 #endif

@@ -1,5 +1,6 @@
-/* The size of a coded cache. The library itself says how much a page, a table and an open page take: a cache of one
- * and of two heads, and two lengths of it, are filled; the bytes are linear in both beyond that. */
+/* The size of a coded cache. The library itself says how much a page, a table and an open page
+ * take: a cache of one and of two heads, and two lengths of it, are filled; the bytes are linear
+ * in both beyond that. */
 #include "cache_size.h"
 
 #include <stdlib.h>
@@ -7,17 +8,20 @@
 #include "cli.h"
 
 enum {
-    BATCH = 512,       /* tokens between two calls of seal, as llama.cpp's micro-batch */
+    BATCH = 512,         /* tokens between two calls of seal, as llama.cpp's micro-batch */
     LEAST_TOKENS = 2048, /* beyond sink and tail: from here on a page more is a sealed page more */
     LENGTH_STEP = 1024
 };
 
-bool cache_can_code(const tkv_spec *spec, uint32_t k_head_dim, uint32_t v_head_dim) {
-    return tkv_page_bytes(spec->k, TKV_K, k_head_dim) != 0 && tkv_page_bytes(spec->v, TKV_V, v_head_dim) != 0;
+bool cache_can_code(const tkv_spec *spec, uint32_t k_head_dim, uint32_t v_head_dim)
+{
+    return tkv_page_bytes(spec->k, TKV_K, k_head_dim) != 0 &&
+           tkv_page_bytes(spec->v, TKV_V, v_head_dim) != 0;
 }
 
-static tkv_status write_batch(tkv_cache *cache, const struct cache_shape *s, const float *rows, uint32_t first,
-                              uint32_t n, tkv_error *err) {
+static tkv_status write_batch(tkv_cache *cache, const struct cache_shape *s, const float *rows,
+                              uint32_t first, uint32_t n, tkv_error *err)
+{
     int64_t slots[BATCH];
     int32_t pos[BATCH];
     for (uint32_t i = 0; i < n; i++) {
@@ -30,8 +34,11 @@ static tkv_status write_batch(tkv_cache *cache, const struct cache_shape *s, con
     return status == TKV_OK ? tkv_cache_seal(cache, 0, err) : status;
 }
 
-static tkv_status fill(tkv_cache *cache, const struct cache_shape *s, double *n_bytes, tkv_error *err) {
-    tkv_layer_params layer = {sizeof(layer), s->n_kv_heads, s->k_head_dim, s->v_head_dim, s->n_slots, 1};
+static tkv_status fill(tkv_cache *cache, const struct cache_shape *s, double *n_bytes,
+                       tkv_error *err)
+{
+    tkv_layer_params layer = {sizeof(layer), s->n_kv_heads, s->k_head_dim,
+                              s->v_head_dim, s->n_slots,    1};
     uint32_t index;
     tkv_status status = tkv_cache_add_layer(cache, &layer, &index, err);
     uint32_t widest = s->k_head_dim > s->v_head_dim ? s->k_head_dim : s->v_head_dim;
@@ -39,7 +46,8 @@ static tkv_status fill(tkv_cache *cache, const struct cache_shape *s, double *n_
     for (size_t i = 0; i < (size_t)BATCH * s->n_kv_heads * widest; i++)
         rows[i] = (float)(i * 37 % 101) - 50;
     for (uint32_t at = 0; at < s->n_tokens && status == TKV_OK; at += BATCH)
-        status = write_batch(cache, s, rows, at, s->n_tokens - at < BATCH ? s->n_tokens - at : BATCH, err);
+        status = write_batch(cache, s, rows, at,
+                             s->n_tokens - at < BATCH ? s->n_tokens - at : BATCH, err);
     free(rows);
     tkv_cache_stats stats = {.struct_size = sizeof(stats)};
     if (status == TKV_OK)
@@ -49,8 +57,9 @@ static tkv_status fill(tkv_cache *cache, const struct cache_shape *s, double *n_
     return status;
 }
 
-static tkv_status size_of_filled(tkv_context *ctx, const tkv_spec *spec, struct cache_shape shape, double *n_bytes,
-                                 tkv_error *err) {
+static tkv_status size_of_filled(tkv_context *ctx, const tkv_spec *spec, struct cache_shape shape,
+                                 double *n_bytes, tkv_error *err)
+{
     tkv_cache *cache = NULL;
     tkv_status status = tkv_cache_create(ctx, spec, &cache, err);
     if (status == TKV_OK)
@@ -60,8 +69,9 @@ static tkv_status size_of_filled(tkv_context *ctx, const tkv_spec *spec, struct 
 }
 
 /* From one head and two to all. */
-static tkv_status size_of_heads(tkv_context *ctx, const tkv_spec *spec, struct cache_shape shape, double *n_bytes,
-                                tkv_error *err) {
+static tkv_status size_of_heads(tkv_context *ctx, const tkv_spec *spec, struct cache_shape shape,
+                                double *n_bytes, tkv_error *err)
+{
     double one, two, n_heads = shape.n_kv_heads;
     shape.n_kv_heads = 1;
     tkv_status status = size_of_filled(ctx, spec, shape, &one, err);
@@ -73,8 +83,9 @@ static tkv_status size_of_heads(tkv_context *ctx, const tkv_spec *spec, struct c
     return status;
 }
 
-tkv_status cache_size(tkv_context *ctx, const tkv_spec *spec, const struct cache_shape *shape, double *n_bytes,
-                      tkv_error *err) {
+tkv_status cache_size(tkv_context *ctx, const tkv_spec *spec, const struct cache_shape *shape,
+                      double *n_bytes, tkv_error *err)
+{
     struct cache_shape s = *shape;
     /* Around a ring again the next lap leaves what the last one left. */
     if (s.n_tokens > 2 * (uint64_t)s.n_slots)

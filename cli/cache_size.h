@@ -7,7 +7,8 @@
 
 #include <tightkv/tightkv.h>
 
-/* One layer after `n_tokens` of one sequence went through its `n_slots` slots, in order and over again. */
+/* One layer after `n_tokens` of one sequence went through its `n_slots` slots, in order and over
+ * again. */
 struct cache_shape {
     uint32_t n_kv_heads, k_head_dim, v_head_dim;
     uint32_t n_slots;
@@ -18,7 +19,7 @@ struct cache_shape {
 bool cache_can_code(const tkv_spec *spec, uint32_t k_head_dim, uint32_t v_head_dim);
 
 /* Sealed pages, open pages and page tables of one layer, in bytes. */
-tkv_status cache_size(tkv_context *ctx, const tkv_spec *spec, const struct cache_shape *shape, double *n_bytes,
-                      tkv_error *err);
+tkv_status cache_size(tkv_context *ctx, const tkv_spec *spec, const struct cache_shape *shape,
+                      double *n_bytes, tkv_error *err);
 
 #endif

@@ -9,11 +9,11 @@
 #include "cli.h"
 
 enum {
-    FILL_TOKENS = 512,     /* rows a write, as many as llama.cpp's micro-batch */
+    FILL_TOKENS = 512, /* rows a write, as many as llama.cpp's micro-batch */
     MAX_ROUNDS = 25,
     MIN_ROUNDS = 5,
     N_ENGINES = 1 + STOCK_TYPES, /* ours is engine 0 */
-    MEMORY_MIB = 6144      /* of all caches together */
+    MEMORY_MIB = 6144            /* of all caches together */
 };
 
 static const double round_seconds = 0.06; /* of one engine in a round */
@@ -42,35 +42,45 @@ struct result {
     double read_bytes_per_s;
 };
 
-static int status_line(const char *what, const tkv_error *err) {
+static int status_line(const char *what, const tkv_error *err)
+{
     return cli_fail("%s: %s", what, err->text);
 }
 
 /* Bytes of one layer when everything but sink and tail is coded. */
-static size_t coded_layer_bytes(const tkv_spec *spec, const struct bench_shape *s) {
-    size_t page = tkv_page_bytes(spec->k, TKV_K, s->head_dim) + tkv_page_bytes(spec->v, TKV_V, s->head_dim);
+static size_t coded_layer_bytes(const tkv_spec *spec, const struct bench_shape *s)
+{
+    size_t page =
+        tkv_page_bytes(spec->k, TKV_K, s->head_dim) + tkv_page_bytes(spec->v, TKV_V, s->head_dim);
     return page * s->n_kv_heads * ((s->n_tokens + TKV_PAGE_TOKENS - 1) / TKV_PAGE_TOKENS);
 }
 
 /* Every engine's layers together hold this many bytes. */
-static size_t rotation_bytes(bool with_stock) {
+static size_t rotation_bytes(bool with_stock)
+{
     size_t wanted = BENCH_LLC_TIMES * bench_llc_bytes();
     size_t most = ((size_t)MEMORY_MIB << 20) / (with_stock ? N_ENGINES : 1);
     return wanted < most ? wanted : most;
 }
 
-/* Is there memory for one layer of each engine at least? q8_0 and q4_0 take 17/32 and 9/32 of f16. */
-static int check_memory(const tkv_spec *spec, const struct bench_shape *s, bool with_stock) {
+/* Is there memory for one layer of each engine at least? q8_0 and q4_0 take 17/32 and 9/32 of
+ * f16. */
+static int check_memory(const tkv_spec *spec, const struct bench_shape *s, bool with_stock)
+{
     double f16 = 4.0 * s->head_dim * s->n_kv_heads * s->n_tokens;
-    double mib = ((double)coded_layer_bytes(spec, s) + (with_stock ? f16 * (1 + 26.0 / 32) : 0)) / (1 << 20);
+    double mib =
+        ((double)coded_layer_bytes(spec, s) + (with_stock ? f16 * (1 + 26.0 / 32) : 0)) / (1 << 20);
     if (mib > MEMORY_MIB)
-        return cli_fail("one layer of this shape takes %.0f MiB, the benchmark at most %d; take a smaller --ctx or "
-                        "--n-kv-heads", mib, MEMORY_MIB);
+        return cli_fail("one layer of this shape takes %.0f MiB, the benchmark at most %d; take a "
+                        "smaller --ctx or "
+                        "--n-kv-heads",
+                        mib, MEMORY_MIB);
     return CLI_OK;
 }
 
-static int fill_layer(struct coded *c, uint32_t layer, const struct bench_shape *s, const float *rows,
-                      size_t n_rows) {
+static int fill_layer(struct coded *c, uint32_t layer, const struct bench_shape *s,
+                      const float *rows, size_t n_rows)
+{
     int64_t slots[FILL_TOKENS];
     int32_t pos[FILL_TOKENS];
     size_t stride = (size_t)s->n_kv_heads * s->head_dim * sizeof(float);
@@ -92,7 +102,8 @@ static int fill_layer(struct coded *c, uint32_t layer, const struct bench_shape 
     return CLI_OK;
 }
 
-static int fill_coded(struct coded *c, const struct bench_shape *s, struct cli_progress *progress) {
+static int fill_coded(struct coded *c, const struct bench_shape *s, struct cli_progress *progress)
+{
     size_t n_rows = 2 * FILL_TOKENS, row_elems = (size_t)s->n_kv_heads * s->head_dim;
     float *rows = cli_alloc(n_rows * row_elems, sizeof(*rows));
     bench_fill_rows(rows, n_rows, row_elems, s->head_dim, 3);
@@ -105,7 +116,8 @@ static int fill_coded(struct coded *c, const struct bench_shape *s, struct cli_p
     return rc;
 }
 
-static void set_query(struct coded *c, const struct bench_shape *s) {
+static void set_query(struct coded *c, const struct bench_shape *s)
+{
     size_t n_heads = (size_t)s->n_kv_heads * s->group, n_elems = n_heads * s->head_dim;
     c->q = cli_alloc(n_elems, sizeof(*c->q));
     c->out = cli_alloc(n_elems, sizeof(*c->out));
@@ -122,7 +134,8 @@ static void set_query(struct coded *c, const struct bench_shape *s) {
 }
 
 static int create_coded(struct coded *c, const struct cli_common *common, const tkv_spec *spec,
-                        const struct bench_shape *s, size_t rotate_bytes) {
+                        const struct bench_shape *s, size_t rotate_bytes)
+{
     tkv_context_params params;
     tkv_error err;
     tkv_context_params_default(&params);
@@ -134,15 +147,21 @@ static int create_coded(struct coded *c, const struct cli_common *common, const 
         return status_line("--kv", &err);
     size_t layer_bytes = coded_layer_bytes(spec, s);
     c->n_layers = layer_bytes ? (uint32_t)((rotate_bytes + layer_bytes - 1) / layer_bytes) : 1;
-    tkv_layer_params layer = {sizeof(layer), s->n_kv_heads, s->head_dim, s->head_dim,
-                              (s->n_tokens + TKV_PAGE_TOKENS - 1) / TKV_PAGE_TOKENS * TKV_PAGE_TOKENS, 1};
+    tkv_layer_params layer = {sizeof(layer),
+                              s->n_kv_heads,
+                              s->head_dim,
+                              s->head_dim,
+                              (s->n_tokens + TKV_PAGE_TOKENS - 1) / TKV_PAGE_TOKENS *
+                                  TKV_PAGE_TOKENS,
+                              1};
     for (uint32_t i = 0, index; i < c->n_layers; i++)
         if (tkv_cache_add_layer(c->cache, &layer, &index, &err) != TKV_OK)
             return status_line("--head-dim", &err);
     return CLI_OK;
 }
 
-static void measure_size(struct coded *c) {
+static void measure_size(struct coded *c)
+{
     tkv_cache_stats stats = {.struct_size = sizeof(stats)};
     if (tkv_cache_get_stats(c->cache, &stats) != TKV_OK || stats.n_values == 0)
         return;
@@ -151,7 +170,8 @@ static void measure_size(struct coded *c) {
     c->bits_per_value = 8 * (rows_bytes + (double)stats.meta_bytes) / (double)stats.n_values;
 }
 
-static void close_coded(struct coded *c) {
+static void close_coded(struct coded *c)
+{
     tkv_cache_destroy(c->cache);
     tkv_context_destroy(c->ctx);
     free(c->q);
@@ -159,7 +179,8 @@ static void close_coded(struct coded *c) {
 }
 
 /* One decode step of an engine: seconds, NaN when it is not there. */
-static double step(struct coded *c, struct stock_engine *stock, int engine) {
+static double step(struct coded *c, struct stock_engine *stock, int engine)
+{
     if (engine > 0)
         return stock ? stock_engine_step(stock, (enum stock_type)(engine - 1)) : NAN;
     c->params.layer = c->next;
@@ -170,7 +191,8 @@ static double step(struct coded *c, struct stock_engine *stock, int engine) {
 }
 
 /* Mean seconds of `n` steps. */
-static double steps(struct coded *c, struct stock_engine *stock, int engine, uint32_t n) {
+static double steps(struct coded *c, struct stock_engine *stock, int engine, uint32_t n)
+{
     double sum = 0;
     for (uint32_t i = 0; i < n; i++)
         sum += step(c, stock, engine);
@@ -179,7 +201,8 @@ static double steps(struct coded *c, struct stock_engine *stock, int engine, uin
 
 /* Every round measures each engine and the memory once, so that all meet the same neighbours. */
 static void measure(struct coded *c, struct stock_engine *stock, uint32_t n_threads, double seconds,
-                    struct cli_progress *progress, struct result *r) {
+                    struct cli_progress *progress, struct result *r)
+{
     double times[N_ENGINES][MAX_ROUNDS], round = 0, best_read = INFINITY;
     uint32_t n_steps[N_ENGINES];
     size_t read_bytes = BENCH_LLC_TIMES * bench_llc_bytes() / 4096 * 4096;
@@ -193,7 +216,9 @@ static void measure(struct coded *c, struct stock_engine *stock, uint32_t n_thre
     }
     round += bench_read_pass(buffer, read_bytes, n_threads);
     double fitting = seconds / round;
-    size_t n_rounds = fitting > MAX_ROUNDS ? MAX_ROUNDS : fitting < MIN_ROUNDS ? MIN_ROUNDS : (size_t)fitting;
+    size_t n_rounds = fitting > MAX_ROUNDS   ? MAX_ROUNDS
+                      : fitting < MIN_ROUNDS ? MIN_ROUNDS
+                                             : (size_t)fitting;
     for (size_t i = 0; i < n_rounds; i++) {
         for (int e = 0; e < N_ENGINES; e++)
             times[e][i] = steps(c, stock, e, n_steps[e]);
@@ -207,21 +232,27 @@ static void measure(struct coded *c, struct stock_engine *stock, uint32_t n_thre
     free(buffer);
 }
 
-static int print_json(const struct arguments *a, const struct coded *c, const struct result *r, double per_token) {
+static int print_json(const struct arguments *a, const struct coded *c, const struct result *r,
+                      double per_token)
+{
     cJSON *root = cJSON_CreateObject();
     cli_json_text(root, "kv", a->kv);
     cli_json_number(root, "bits_per_value", c->bits_per_value);
     cli_json_number(root, "us_per_kvhead_token", 1e6 * r->step_seconds[0] * per_token);
     cJSON *stock = cli_json_object(root, "stock");
     for (int type = 0; type < STOCK_TYPES; type++)
-        cli_json_number(stock, stock_type_name((enum stock_type)type), 1e6 * r->step_seconds[1 + type] * per_token);
+        cli_json_number(stock, stock_type_name((enum stock_type)type),
+                        1e6 * r->step_seconds[1 + type] * per_token);
     cli_json_number(root, "speedup_vs_f16", r->step_seconds[1 + STOCK_F16] / r->step_seconds[0]);
     cli_json_number(root, "read_gb_per_s", 1e-9 * r->read_bytes_per_s);
-    cli_json_number(root, "bandwidth_fraction", c->step_bytes / r->step_seconds[0] / r->read_bytes_per_s);
+    cli_json_number(root, "bandwidth_fraction",
+                    c->step_bytes / r->step_seconds[0] / r->read_bytes_per_s);
     return cli_json_print(root);
 }
 
-static int print_table(const struct arguments *a, const struct coded *c, const struct result *r, double per_token) {
+static int print_table(const struct arguments *a, const struct coded *c, const struct result *r,
+                       double per_token)
+{
     printf("%-8s %10s %22s %10s\n", "cache", "bits/value", "us/(KV head x token)", "speed-up");
     for (int type = STOCK_TYPES - 1; type >= 0; type--)
         if (!isnan(r->step_seconds[1 + type]))
@@ -233,13 +264,15 @@ static int print_table(const struct arguments *a, const struct coded *c, const s
         printf(" %10.2f", r->step_seconds[1 + STOCK_F16] / r->step_seconds[0]);
     printf("\n\n%s: reads %.1f GB/s, %.0f%% of the %.1f GB/s that a plain sum reaches\n", a->kv,
            1e-9 * c->step_bytes / r->step_seconds[0],
-           100 * c->step_bytes / r->step_seconds[0] / r->read_bytes_per_s, 1e-9 * r->read_bytes_per_s);
+           100 * c->step_bytes / r->step_seconds[0] / r->read_bytes_per_s,
+           1e-9 * r->read_bytes_per_s);
     return fflush(stdout) == 0 ? CLI_OK : cli_fail("cannot write to stdout");
 }
 
-static int bench(const struct arguments *a, const struct cli_common *common, const tkv_spec *spec) {
-    struct bench_shape s = {(uint32_t)a->ctx, (uint32_t)a->n_kv_heads, (uint32_t)a->group, (uint32_t)a->head_dim,
-                            (uint32_t)common->n_threads};
+static int bench(const struct arguments *a, const struct cli_common *common, const tkv_spec *spec)
+{
+    struct bench_shape s = {(uint32_t)a->ctx, (uint32_t)a->n_kv_heads, (uint32_t)a->group,
+                            (uint32_t)a->head_dim, (uint32_t)common->n_threads};
     size_t rotate_bytes = rotation_bytes(a->against != NULL);
     struct coded c = {0};
     struct stock_engine *stock = NULL;
@@ -268,26 +301,34 @@ static int bench(const struct arguments *a, const struct cli_common *common, con
     cli_progress_end(&progress);
     double per_token = 1 / ((double)s.n_kv_heads * s.n_tokens);
     if (rc == CLI_OK)
-        rc = common->json ? print_json(a, &c, &result, per_token) : print_table(a, &c, &result, per_token);
+        rc = common->json ? print_json(a, &c, &result, per_token)
+                          : print_table(a, &c, &result, per_token);
     stock_engine_close(stock);
     close_coded(&c);
     return rc;
 }
 
-int cmd_bench_attend(int argc, char **argv) {
-    struct arguments a = {.ctx = 16384, .n_kv_heads = 8, .group = 4, .head_dim = 128, .seconds = 10};
+int cmd_bench_attend(int argc, char **argv)
+{
+    struct arguments a = {
+        .ctx = 16384, .n_kv_heads = 8, .group = 4, .head_dim = 128, .seconds = 10};
     const struct cli_option options[] = {
-        {"kv", 0, CLI_TEXT, &a.kv, "SPEC", "spec or preset (default: the default preset)", 0, 0, false},
-        {"ctx", 'c', CLI_COUNT, &a.ctx, "N", "cached tokens (16384)", TKV_PAGE_TOKENS, 1 << 24, false},
+        {"kv", 0, CLI_TEXT, &a.kv, "SPEC", "spec or preset (default: the default preset)", 0, 0,
+         false},
+        {"ctx", 'c', CLI_COUNT, &a.ctx, "N", "cached tokens (16384)", TKV_PAGE_TOKENS, 1 << 24,
+         false},
         {"n-kv-heads", 0, CLI_COUNT, &a.n_kv_heads, "H", "KV heads (8)", 1, 1024, false},
-        {"group", 0, CLI_COUNT, &a.group, "G", "query heads that share a KV head (4)", 1, 64, false},
+        {"group", 0, CLI_COUNT, &a.group, "G", "query heads that share a KV head (4)", 1, 64,
+         false},
         {"head-dim", 0, CLI_COUNT, &a.head_dim, "D", "head size (128)", 1, TKV_MAX_HEAD_DIM, false},
-        {"seconds", 0, CLI_COUNT, &a.seconds, "N", "time to measure for, about (10)", 1, 3600, false},
-        {"against", 0, CLI_TEXT, &a.against, "llama", "measure stock llama.cpp as well, in turn", 0, 0, false},
+        {"seconds", 0, CLI_COUNT, &a.seconds, "N", "time to measure for, about (10)", 1, 3600,
+         false},
+        {"against", 0, CLI_TEXT, &a.against, "llama", "measure stock llama.cpp as well, in turn", 0,
+         0, false},
     };
     const struct cli_syntax syntax = {"bench attend", "[options]",
-                                      "Times decode steps over caches larger than the processor's.", options,
-                                      sizeof(options) / sizeof(options[0])};
+                                      "Times decode steps over caches larger than the processor's.",
+                                      options, sizeof(options) / sizeof(options[0])};
     struct cli_common common;
     int first = cli_parse(&syntax, &common, argc, argv);
     if (first < 0)

@@ -6,12 +6,14 @@
 #include "cli.h"
 
 /* Bits a value of a page, scales included; NaN where the codec cannot code this head size. */
-static double bits_per_value(const tkv_codec_info *info, tkv_kind kind, uint32_t head_dim) {
+static double bits_per_value(const tkv_codec_info *info, tkv_kind kind, uint32_t head_dim)
+{
     size_t bytes = tkv_page_bytes((tkv_codec){info->id, 0}, kind, head_dim);
     return bytes ? 8.0 * (double)bytes / (TKV_PAGE_TOKENS * (double)head_dim) : (double)NAN;
 }
 
-static int print_json(const tkv_codec_info *infos, uint32_t n, uint32_t head_dim) {
+static int print_json(const tkv_codec_info *infos, uint32_t n, uint32_t head_dim)
+{
     cJSON *root = cJSON_CreateObject();
     cli_json_number(root, "head_dim", head_dim);
     cJSON *codecs = cli_json_array(root, "codecs");
@@ -30,11 +32,13 @@ static int print_json(const tkv_codec_info *infos, uint32_t n, uint32_t head_dim
     return cli_json_print(root);
 }
 
-static const char *yes(int flag) {
+static const char *yes(int flag)
+{
     return flag ? "yes" : "-";
 }
 
-static int print_table(const tkv_codec_info *infos, uint32_t n, uint32_t head_dim) {
+static int print_table(const tkv_codec_info *infos, uint32_t n, uint32_t head_dim)
+{
     static const char line[] = "%-13s %7s %7s %8s %11s %11s %6s  %s\n";
     printf("bits per value at head size %u, scales included\n\n", head_dim);
     printf(line, "codec", "K bits", "V bits", "rotates", "idempotent", "whole page", "fused", "");
@@ -44,18 +48,21 @@ static int print_table(const tkv_codec_info *infos, uint32_t n, uint32_t head_di
             double b = bits_per_value(&infos[i], (tkv_kind)kind, head_dim);
             snprintf(bits[kind], sizeof(bits[kind]), isnan(b) ? "-" : "%.3f", b);
         }
-        printf(line, infos[i].name, bits[TKV_K], bits[TKV_V], yes(infos[i].rotates), yes(infos[i].idempotent),
-               yes(infos[i].whole_page), yes(infos[i].fused), infos[i].summary);
+        printf(line, infos[i].name, bits[TKV_K], bits[TKV_V], yes(infos[i].rotates),
+               yes(infos[i].idempotent), yes(infos[i].whole_page), yes(infos[i].fused),
+               infos[i].summary);
     }
     return fflush(stdout) == 0 ? CLI_OK : cli_fail("cannot write to stdout");
 }
 
-int cmd_codecs(int argc, char **argv) {
+int cmd_codecs(int argc, char **argv)
+{
     int64_t head_dim = 128;
     const struct cli_option options[] = {
         {"head-dim", 0, CLI_COUNT, &head_dim, "D", "head size (128)", 1, TKV_MAX_HEAD_DIM, false},
     };
-    const struct cli_syntax syntax = {"codecs", "[options]", "Lists the codecs and what they take at a head size.",
+    const struct cli_syntax syntax = {"codecs", "[options]",
+                                      "Lists the codecs and what they take at a head size.",
                                       options, sizeof(options) / sizeof(options[0])};
     struct cli_common common;
     int first = cli_parse(&syntax, &common, argc, argv);
@@ -70,7 +77,8 @@ int cmd_codecs(int argc, char **argv) {
         if (tkv_codec_describe(i, &infos[i]) != TKV_OK)
             n = i;
     }
-    int rc = common.json ? print_json(infos, n, (uint32_t)head_dim) : print_table(infos, n, (uint32_t)head_dim);
+    int rc = common.json ? print_json(infos, n, (uint32_t)head_dim)
+                         : print_table(infos, n, (uint32_t)head_dim);
     free(infos);
     return rc;
 }

@@ -1,4 +1,5 @@
-/* tightkv doctor: what works on this machine, what does not and how to mend it. One line a finding. */
+/* tightkv doctor: what works on this machine, what does not and how to mend it. One line a
+ * finding. */
 #include <cjson/cJSON.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,7 +20,8 @@ struct report {
 };
 
 /* Takes `text` and `cure`; no cure is NULL. */
-static void add(struct report *r, enum verdict verdict, const char *what, char *text, char *cure) {
+static void add(struct report *r, enum verdict verdict, const char *what, char *text, char *cure)
+{
     static const char *const words[] = {"ok", "note", "broken"};
     r->broken = r->broken || verdict == BROKEN;
     if (r->checks) {
@@ -30,13 +32,15 @@ static void add(struct report *r, enum verdict verdict, const char *what, char *
         if (cure)
             cli_json_text(check, "cure", cure);
     } else {
-        printf("%-7s %-10s %s%s%s\n", words[verdict], what, text, cure ? "; " : "", cure ? cure : "");
+        printf("%-7s %-10s %s%s%s\n", words[verdict], what, text, cure ? "; " : "",
+               cure ? cure : "");
     }
     free(text);
     free(cure);
 }
 
-static void check_cpu(struct report *r) {
+static void check_cpu(struct report *r)
+{
     static const struct {
         uint32_t bit;
         const char *name;
@@ -74,7 +78,8 @@ static void check_cpu(struct report *r) {
 }
 
 /* The spec that the plug-in will take: TIGHTKV_KV, else the default preset. */
-static bool check_spec(struct report *r, tkv_spec *spec) {
+static bool check_spec(struct report *r, tkv_spec *spec)
+{
     const char *kv = getenv("TIGHTKV_KV");
     char canonical[256];
     tkv_error err;
@@ -86,68 +91,83 @@ static bool check_spec(struct report *r, tkv_spec *spec) {
     }
     if (tkv_spec_print(spec, canonical, sizeof(canonical)) != TKV_OK)
         canonical[0] = '\0';
-    add(r, FINE, "spec", cli_format("%s (%s)", canonical, kv && *kv ? "TIGHTKV_KV" : "the default preset"), NULL);
+    add(r, FINE, "spec",
+        cli_format("%s (%s)", canonical, kv && *kv ? "TIGHTKV_KV" : "the default preset"), NULL);
     return true;
 }
 
-static bool check_files(struct report *r) {
+static bool check_files(struct report *r)
+{
     char *bin = cli_look_for_llama_bin(), *plugin = cli_look_for_plugin();
     bool both = bin && plugin;
     const char *llama_dir = getenv("TIGHTKV_LLAMA_DIR"), *given = getenv("TIGHTKV_PLUGIN");
     if (!bin)
-        add(r, BROKEN, "llama.cpp", cli_format("not found%s%s", llama_dir ? " in TIGHTKV_LLAMA_DIR=" : "",
-                                               llama_dir ? llama_dir : ""),
-            cli_format("run make build, or name a build of llama.cpp " TKV_LLAMA_VERSION " in TIGHTKV_LLAMA_DIR"));
+        add(r, BROKEN, "llama.cpp",
+            cli_format("not found%s%s", llama_dir ? " in TIGHTKV_LLAMA_DIR=" : "",
+                       llama_dir ? llama_dir : ""),
+            cli_format("run make build, or name a build of llama.cpp " TKV_LLAMA_VERSION
+                       " in TIGHTKV_LLAMA_DIR"));
     if (!plugin)
-        add(r, BROKEN, "plug-in", cli_format("not found%s%s", given ? " at TIGHTKV_PLUGIN=" : "", given ? given : ""),
+        add(r, BROKEN, "plug-in",
+            cli_format("not found%s%s", given ? " at TIGHTKV_PLUGIN=" : "", given ? given : ""),
             cli_format("run make build, or name libggml-tightkv.so in TIGHTKV_PLUGIN"));
     free(bin);
     free(plugin);
     return both;
 }
 
-static void check_environment(struct report *r) {
+static void check_environment(struct report *r)
+{
     const char *path = getenv("GGML_BACKEND_PATH");
     if (path && *path && !strstr(path, "tightkv"))
-        add(r, WORTH_KNOWING, "llama.cpp", cli_format("GGML_BACKEND_PATH=%s names another plug-in", path),
+        add(r, WORTH_KNOWING, "llama.cpp",
+            cli_format("GGML_BACKEND_PATH=%s names another plug-in", path),
             cli_format("llama.cpp loads only one from there: unset it, or use tightkv run"));
 }
 
 #if TKV_CLI_LLAMA
 
-static bool check_llama(struct report *r, struct cli_llama *llama) {
+static bool check_llama(struct report *r, struct cli_llama *llama)
+{
     if (!check_files(r))
         return false;
     bool opened = cli_llama_open(llama, &r->common, false) == CLI_OK;
     if (!opened) {
         add(r, BROKEN, "llama.cpp", cli_format("%s does not load, as said on stderr", llama->bin),
-            cli_format("run make build, or name another build of " TKV_LLAMA_VERSION " in TIGHTKV_LLAMA_DIR"));
+            cli_format("run make build, or name another build of " TKV_LLAMA_VERSION
+                       " in TIGHTKV_LLAMA_DIR"));
         return false;
     }
-    add(r, FINE, "llama.cpp", cli_format("%s, ggml %s", llama->bin, llama->api.ggml_version()), NULL);
+    add(r, FINE, "llama.cpp", cli_format("%s, ggml %s", llama->bin, llama->api.ggml_version()),
+        NULL);
     ggml_backend_dev_t cpu = llama->api.ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
     if (!cpu)
-        add(r, BROKEN, "llama.cpp", cli_format("it has no CPU backend"), cli_format("build it with GGML_CPU=ON"));
+        add(r, BROKEN, "llama.cpp", cli_format("it has no CPU backend"),
+            cli_format("build it with GGML_CPU=ON"));
     return cpu != NULL;
 }
 
-static void check_gpus(struct report *r, const struct cli_llama *llama) {
+static void check_gpus(struct report *r, const struct cli_llama *llama)
+{
     for (size_t i = 0; i < llama->api.ggml_backend_dev_count(); i++) {
         ggml_backend_dev_t dev = llama->api.ggml_backend_dev_get(i);
         if (llama->api.ggml_backend_dev_type(dev) == GGML_BACKEND_DEVICE_TYPE_GPU)
-            add(r, WORTH_KNOWING, "GPU", cli_format("%s: the plug-in stays out of its way",
-                                                    llama->api.ggml_backend_dev_description(dev)),
+            add(r, WORTH_KNOWING, "GPU",
+                cli_format("%s: the plug-in stays out of its way",
+                           llama->api.ggml_backend_dev_description(dev)),
                 cli_format("set TIGHTKV_DEVICE=1 to use it all the same"));
     }
 }
 
-static void check_plugin(struct report *r, struct cli_llama *llama) {
+static void check_plugin(struct report *r, struct cli_llama *llama)
+{
     char *path = cli_look_for_plugin();
     cli_llama_error(true);
     ggml_backend_reg_t reg = llama->api.ggml_backend_load(path);
     if (!reg) {
         const char *why = cli_llama_error(false);
-        add(r, BROKEN, "plug-in", cli_format("%s does not load: %s", path, *why ? why : "no reason given"),
+        add(r, BROKEN, "plug-in",
+            cli_format("%s does not load: %s", path, *why ? why : "no reason given"),
             cli_format("build it against this llama.cpp (make build)"));
     } else if (llama->api.ggml_backend_reg_dev_count(reg) == 0) {
         add(r, WORTH_KNOWING, "plug-in", cli_format("%s loads and stays out", path),
@@ -159,7 +179,8 @@ static void check_plugin(struct report *r, struct cli_llama *llama) {
 }
 
 /* Why a layer would not be coded; NULL: it would. */
-static const char *why_exact(const tkv_spec *spec, const struct model_layer *l) {
+static const char *why_exact(const tkv_spec *spec, const struct model_layer *l)
+{
     if (l->kind == LAYER_MLA)
         return "MLA rows stay f16";
     if (!cache_can_code(spec, l->k_head_dim, l->v_head_dim))
@@ -167,7 +188,9 @@ static const char *why_exact(const tkv_spec *spec, const struct model_layer *l) 
     return NULL;
 }
 
-static void check_model(struct report *r, const struct cli_llama *llama, const char *path, const tkv_spec *spec) {
+static void check_model(struct report *r, const struct cli_llama *llama, const char *path,
+                        const tkv_spec *spec)
+{
     struct model_layers m;
     tkv_error err;
     if (!model_layers_read(&llama->api, path, &m, &err)) {
@@ -182,11 +205,13 @@ static void check_model(struct report *r, const struct cli_llama *llama, const c
         char *which = n > 1 ? cli_format("layers %u-%u", i, i + n - 1) : cli_format("layer %u", i);
         const char *exact = l->n_kv_heads ? why_exact(spec, l) : NULL;
         if (!l->n_kv_heads)
-            add(r, FINE, "model", cli_format("%s: %s, nothing to code", which, layer_kind_name(l->kind)), NULL);
+            add(r, FINE, "model",
+                cli_format("%s: %s, nothing to code", which, layer_kind_name(l->kind)), NULL);
         else
             add(r, exact ? WORTH_KNOWING : FINE, "model",
-                cli_format("%s: %s, heads of %u and %u: %s", which, layer_kind_name(l->kind), l->k_head_dim,
-                           l->v_head_dim, exact ? exact : "coded"), NULL);
+                cli_format("%s: %s, heads of %u and %u: %s", which, layer_kind_name(l->kind),
+                           l->k_head_dim, l->v_head_dim, exact ? exact : "coded"),
+                NULL);
         free(which);
     }
     if (m.note[0])
@@ -194,7 +219,8 @@ static void check_model(struct report *r, const struct cli_llama *llama, const c
     model_layers_free(&m);
 }
 
-static void check_all(struct report *r, const char *model) {
+static void check_all(struct report *r, const char *model)
+{
     struct cli_llama llama = {0};
     tkv_spec spec;
     check_cpu(r);
@@ -212,23 +238,28 @@ static void check_all(struct report *r, const char *model) {
 
 #else
 
-static void check_all(struct report *r, const char *model) {
+static void check_all(struct report *r, const char *model)
+{
     tkv_spec spec;
     (void)model;
     check_cpu(r);
     check_spec(r, &spec);
     check_environment(r);
     check_files(r);
-    add(r, BROKEN, "command", cli_format("built without llama.cpp: eval, demo and estimate are not there"),
+    add(r, BROKEN, "command",
+        cli_format("built without llama.cpp: eval, demo and estimate are not there"),
         cli_format("run make build"));
 }
 
 #endif
 
-int cmd_doctor(int argc, char **argv) {
-    const struct cli_syntax syntax = {"doctor", "[MODEL] [options]",
-                                      "Checks CPU, llama.cpp and plug-in, and for a GGUF file which layers would be "
-                                      "coded. Exits with 1 when something is broken.", NULL, 0};
+int cmd_doctor(int argc, char **argv)
+{
+    const struct cli_syntax syntax = {
+        "doctor", "[MODEL] [options]",
+        "Checks CPU, llama.cpp and plug-in, and for a GGUF file which layers would be "
+        "coded. Exits with 1 when something is broken.",
+        NULL, 0};
     struct report r = {0};
     int first = cli_parse(&syntax, &r.common, argc, argv);
     if (first < 0)

@@ -36,7 +36,8 @@ struct estimate {
 
 static const char *const kind_keys[MAX_KINDS] = {"full", "window", "mla", "recurrent"};
 
-static void group_layers(struct estimate *e) {
+static void group_layers(struct estimate *e)
+{
     e->groups = cli_alloc(e->model.n_layers, sizeof(*e->groups));
     for (uint32_t i = 0; i < e->model.n_layers; i++) {
         const struct model_layer *l = &e->model.layers[i];
@@ -44,24 +45,29 @@ static void group_layers(struct estimate *e) {
         while (g < e->n_groups && !model_layers_same(&e->groups[g].layer, l))
             g++;
         if (g == e->n_groups)
-            e->groups[e->n_groups++] = (struct group){*l, l->n_kv_heads ? model_layer_cells(&e->model, l, e->ctx) : 0, 0};
+            e->groups[e->n_groups++] =
+                (struct group){*l, l->n_kv_heads ? model_layer_cells(&e->model, l, e->ctx) : 0, 0};
         e->groups[g].n_layers++;
     }
 }
 
 /* Bytes of a layer in stock llama.cpp; NaN where the type does not fit the head size. */
-static double stock_bytes(const struct llama_api *api, const struct group *g, enum ggml_type type) {
+static double stock_bytes(const struct llama_api *api, const struct group *g, enum ggml_type type)
+{
     const struct model_layer *l = &g->layer;
     int64_t block = api->ggml_blck_size(type);
     if (l->k_head_dim % block != 0 || l->v_head_dim % block != 0)
         return NAN;
-    size_t token = api->ggml_row_size(type, l->k_head_dim) + api->ggml_row_size(type, l->v_head_dim);
+    size_t token =
+        api->ggml_row_size(type, l->k_head_dim) + api->ggml_row_size(type, l->v_head_dim);
     return (double)token * l->n_kv_heads * g->cells;
 }
 
-/* Bytes of a layer of `g` in `row`'s cache. Layers that cannot be coded stay f16, as in the plug-in. */
+/* Bytes of a layer of `g` in `row`'s cache. Layers that cannot be coded stay f16, as in the
+ * plug-in. */
 static tkv_status layer_bytes(const struct estimate *e, tkv_context *ctx, const struct row *row,
-                              const struct group *g, double *bytes, tkv_error *err) {
+                              const struct group *g, double *bytes, tkv_error *err)
+{
     const struct model_layer *l = &g->layer;
     *bytes = 0;
     if (l->n_kv_heads == 0)
@@ -72,11 +78,14 @@ static tkv_status layer_bytes(const struct estimate *e, tkv_context *ctx, const 
         struct cache_shape shape = {l->n_kv_heads, l->k_head_dim, l->v_head_dim, g->cells, e->ctx};
         return cache_size(ctx, &row->spec, &shape, bytes, err);
     }
-    *bytes = stock_bytes(&e->llama.api, g, row->stock == GGML_TYPE_COUNT ? GGML_TYPE_F16 : row->stock);
+    *bytes =
+        stock_bytes(&e->llama.api, g, row->stock == GGML_TYPE_COUNT ? GGML_TYPE_F16 : row->stock);
     return TKV_OK;
 }
 
-static tkv_status fill_row(const struct estimate *e, tkv_context *ctx, struct row *row, tkv_error *err) {
+static tkv_status fill_row(const struct estimate *e, tkv_context *ctx, struct row *row,
+                           tkv_error *err)
+{
     for (size_t i = 0; i < e->n_groups; i++) {
         const struct group *g = &e->groups[i];
         double bytes;
@@ -92,15 +101,18 @@ static tkv_status fill_row(const struct estimate *e, tkv_context *ctx, struct ro
     return TKV_OK;
 }
 
-static void add_stock_rows(struct estimate *e) {
+static void add_stock_rows(struct estimate *e)
+{
     static const enum ggml_type types[N_STOCK] = {GGML_TYPE_F16, GGML_TYPE_Q8_0, GGML_TYPE_Q4_0};
     e->rows = cli_alloc(N_STOCK, sizeof(*e->rows));
     for (; e->n_rows < N_STOCK; e->n_rows++)
-        e->rows[e->n_rows] = (struct row){.name = cli_format("stock:%s", e->llama.api.ggml_type_name(types[e->n_rows])),
-                                          .stock = types[e->n_rows]};
+        e->rows[e->n_rows] = (struct row){
+            .name = cli_format("stock:%s", e->llama.api.ggml_type_name(types[e->n_rows])),
+            .stock = types[e->n_rows]};
 }
 
-static bool add_row(struct estimate *e, const char *kv) {
+static bool add_row(struct estimate *e, const char *kv)
+{
     struct row row = {.stock = GGML_TYPE_COUNT, .spec = {.struct_size = sizeof(tkv_spec)}};
     tkv_error err;
     if (tkv_spec_parse(kv, &row.spec, &err) != TKV_OK) {
@@ -114,7 +126,8 @@ static bool add_row(struct estimate *e, const char *kv) {
 }
 
 /* The specs asked for, or every preset. */
-static bool add_coded_rows(struct estimate *e, const struct cli_list *kv) {
+static bool add_coded_rows(struct estimate *e, const struct cli_list *kv)
+{
     const char *name, *text, *summary;
     for (size_t i = 0; i < kv->n; i++)
         if (!add_row(e, kv->items[i]))
@@ -126,21 +139,25 @@ static bool add_coded_rows(struct estimate *e, const struct cli_list *kv) {
 }
 
 /* Values that the caches hold when the context is full. */
-static double count_values(const struct estimate *e) {
+static double count_values(const struct estimate *e)
+{
     double n = 0;
     for (size_t i = 0; i < e->n_groups; i++) {
         const struct group *g = &e->groups[i];
         uint32_t tokens = g->cells < e->ctx ? g->cells : e->ctx;
-        n += (double)g->n_layers * tokens * g->layer.n_kv_heads * (g->layer.k_head_dim + g->layer.v_head_dim);
+        n += (double)g->n_layers * tokens * g->layer.n_kv_heads *
+             (g->layer.k_head_dim + g->layer.v_head_dim);
     }
     return n;
 }
 
-static double bits_per_value(const struct estimate *e, const struct row *row) {
+static double bits_per_value(const struct estimate *e, const struct row *row)
+{
     return 8 * (row->total - row->bytes[LAYER_RECURRENT]) / count_values(e);
 }
 
-static int print_json(const struct estimate *e, const char *path) {
+static int print_json(const struct estimate *e, const char *path)
+{
     cJSON *root = cJSON_CreateObject();
     cli_json_text(root, "model", path);
     cli_json_text(root, "arch", e->model.arch);
@@ -149,7 +166,8 @@ static int print_json(const struct estimate *e, const char *path) {
     for (size_t i = 0; i < e->n_groups; i++) {
         const struct group *g = &e->groups[i];
         cJSON *group = cli_json_object(layers, NULL);
-        cli_json_text(group, "kind", g->layer.kind == LAYER_NONE ? "none" : kind_keys[g->layer.kind]);
+        cli_json_text(group, "kind",
+                      g->layer.kind == LAYER_NONE ? "none" : kind_keys[g->layer.kind]);
         cli_json_number(group, "n_layers", g->n_layers);
         cli_json_number(group, "n_kv_heads", g->layer.n_kv_heads);
         cli_json_number(group, "k_head_dim", g->layer.k_head_dim);
@@ -170,14 +188,16 @@ static int print_json(const struct estimate *e, const char *path) {
     return cli_json_print(root);
 }
 
-static void print_groups(const struct estimate *e, const char *path) {
-    printf("%s: %s, %u layers, %u tokens of one sequence\n", path, e->model.arch, e->model.n_layers, e->ctx);
+static void print_groups(const struct estimate *e, const char *path)
+{
+    printf("%s: %s, %u layers, %u tokens of one sequence\n", path, e->model.arch, e->model.n_layers,
+           e->ctx);
     for (size_t i = 0; i < e->n_groups; i++) {
         const struct model_layer *l = &e->groups[i].layer;
         printf("  %3u x %s", e->groups[i].n_layers, layer_kind_name(l->kind));
         if (l->n_kv_heads)
-            printf(", %u KV head%s of %u + %u values, %u cells", l->n_kv_heads, l->n_kv_heads > 1 ? "s" : "",
-                   l->k_head_dim, l->v_head_dim, e->groups[i].cells);
+            printf(", %u KV head%s of %u + %u values, %u cells", l->n_kv_heads,
+                   l->n_kv_heads > 1 ? "s" : "", l->k_head_dim, l->v_head_dim, e->groups[i].cells);
         if (l->state_bytes)
             printf(", a state of %.2f MiB", (double)l->state_bytes / (1 << 20));
         putchar('\n');
@@ -187,11 +207,13 @@ static void print_groups(const struct estimate *e, const char *path) {
     putchar('\n');
 }
 
-static char *mib_cell(double bytes) {
+static char *mib_cell(double bytes)
+{
     return isnan(bytes) ? cli_format("-") : cli_format("%.2f", bytes / (1 << 20));
 }
 
-static int print_table(const struct estimate *e, const char *path) {
+static int print_table(const struct estimate *e, const char *path)
+{
     bool shown[MAX_KINDS];
     size_t n_columns = 4, at = 0;
     for (int kind = 0; kind < MAX_KINDS; kind++)
@@ -214,7 +236,8 @@ static int print_table(const struct estimate *e, const char *path) {
         cells[at++] = mib_cell(row->total);
         double bits = bits_per_value(e, row);
         cells[at++] = isnan(bits) ? cli_format("-") : cli_format("%.2f", bits);
-        cells[at++] = isnan(row->total) ? cli_format("-") : cli_format("%.1f%%", 100 * row->total / e->rows[0].total);
+        cells[at++] = isnan(row->total) ? cli_format("-")
+                                        : cli_format("%.1f%%", 100 * row->total / e->rows[0].total);
     }
     print_groups(e, path);
     cli_table_print((const char *const *)cells, e->n_rows + 1, n_columns);
@@ -224,7 +247,8 @@ static int print_table(const struct estimate *e, const char *path) {
     return fflush(stdout) == 0 ? CLI_OK : cli_fail("cannot write to stdout");
 }
 
-static int fill_rows(struct estimate *e, const struct cli_common *common) {
+static int fill_rows(struct estimate *e, const struct cli_common *common)
+{
     tkv_context *ctx;
     tkv_context_params params;
     tkv_error err;
@@ -239,8 +263,9 @@ static int fill_rows(struct estimate *e, const struct cli_common *common) {
     return status == TKV_OK ? CLI_OK : cli_fail("%s", err.text);
 }
 
-static int estimate(struct estimate *e, const struct cli_common *common, const char *path, int64_t ctx,
-                    const struct cli_list *kv) {
+static int estimate(struct estimate *e, const struct cli_common *common, const char *path,
+                    int64_t ctx, const struct cli_list *kv)
+{
     tkv_error err;
     int rc = cli_llama_open(&e->llama, common, false);
     if (rc != CLI_OK)
@@ -258,11 +283,13 @@ static int estimate(struct estimate *e, const struct cli_common *common, const c
     if (rc != CLI_OK)
         return rc;
     if (e->rows[0].total == 0)
-        return cli_fail("%s: llama.cpp keeps no cache for a model of this kind (%s)", path, e->model.arch);
+        return cli_fail("%s: llama.cpp keeps no cache for a model of this kind (%s)", path,
+                        e->model.arch);
     return common->json ? print_json(e, path) : print_table(e, path);
 }
 
-static void free_estimate(struct estimate *e) {
+static void free_estimate(struct estimate *e)
+{
     for (size_t i = 0; i < e->n_rows; i++)
         free(e->rows[i].name);
     free(e->rows);
@@ -271,23 +298,28 @@ static void free_estimate(struct estimate *e) {
     model_layers_free(&e->model);
 }
 
-int cmd_estimate(int argc, char **argv) {
+int cmd_estimate(int argc, char **argv)
+{
     int64_t ctx = 0;
     struct cli_list kv = {0};
     const struct cli_option options[] = {
-        {"ctx", 'c', CLI_COUNT, &ctx, "N", "tokens of context (default: what the model was trained for)", 1, 1 << 26,
-         false},
-        {"kv", 0, CLI_LIST, &kv, "SPEC", "this spec; may be given again (default: every preset)", 0, 0, false},
+        {"ctx", 'c', CLI_COUNT, &ctx, "N",
+         "tokens of context (default: what the model was trained for)", 1, 1 << 26, false},
+        {"kv", 0, CLI_LIST, &kv, "SPEC", "this spec; may be given again (default: every preset)", 0,
+         0, false},
     };
-    const struct cli_syntax syntax = {"estimate", "MODEL [options]",
-                                      "Cache bytes of a GGUF model when the context is full, from its header: stock "
-                                      "and coded.", options, sizeof(options) / sizeof(options[0])};
+    const struct cli_syntax syntax = {
+        "estimate", "MODEL [options]",
+        "Cache bytes of a GGUF model when the context is full, from its header: stock "
+        "and coded.",
+        options, sizeof(options) / sizeof(options[0])};
     struct cli_common common;
     int first = cli_parse(&syntax, &common, argc, argv);
     if (first < 0)
         return -1 - first;
     if (first + 1 != argc)
-        return cli_misuse(syntax.command, first == argc ? "which model? Give a GGUF file" : "one model at a time");
+        return cli_misuse(syntax.command,
+                          first == argc ? "which model? Give a GGUF file" : "one model at a time");
     struct estimate e = {0};
     int rc = estimate(&e, &common, argv[first], ctx, &kv);
     free_estimate(&e);

@@ -22,8 +22,9 @@ enum arch_flags {
     ARCH_OPAQUE = 1 << 6       /* a cache unlike all others */
 };
 
-/* What llama.cpp fixes in code. period: of n layers the last one (dense_first: the first) sees all, 0: no layer
- * does. window: of the sliding window where the file has none (forced: whatever the file has). */
+/* What llama.cpp fixes in code. period: of n layers the last one (dense_first: the first) sees
+ * all, 0: no layer does. window: of the sliding window where the file has none (forced: whatever
+ * the file has). */
 struct arch_rule {
     const char *arch;
     uint32_t flags;
@@ -36,6 +37,7 @@ struct arch_rule {
     uint32_t own_layers;  /* later layers share the caches of these; 0: none does */
 };
 
+/* clang-format off */
 static const struct arch_rule arch_rules[] = {
     {"afmoe", 0, true, 4, false, 0, false, 0, 0},
     {"cohere2", 0, true, 4, false, 0, false, 0, 0},
@@ -89,10 +91,12 @@ static const struct arch_rule arch_rules[] = {
     {.arch = "rnd1", .flags = ARCH_NO_CACHE},
     {.arch = "wavtokenizer-dec", .flags = ARCH_NO_CACHE},
 };
+/* clang-format on */
 
 static const struct arch_rule no_rule = {0};
 
-/* The file being read. ggml aborts on a value of another type, so each is asked for its type first. */
+/* The file being read. ggml aborts on a value of another type, so each is asked for its type
+ * first. */
 struct header {
     const struct llama_api *api;
     const struct gguf_context *gguf;
@@ -103,34 +107,40 @@ struct header {
     tkv_error *err;
 };
 
-const char *layer_kind_name(enum layer_kind kind) {
-    static const char *const names[LAYER_KINDS] = {"full attention", "sliding window", "MLA", "recurrent",
-                                                   "no cache of its own"};
+const char *layer_kind_name(enum layer_kind kind)
+{
+    static const char *const names[LAYER_KINDS] = {"full attention", "sliding window", "MLA",
+                                                   "recurrent", "no cache of its own"};
     return names[kind];
 }
 
-static bool fail(const struct header *h, const char *what) {
+static bool fail(const struct header *h, const char *what)
+{
     if (h->err)
         snprintf(h->err->text, sizeof(h->err->text), "%.150s: %s", h->path, what);
     return false;
 }
 
-static int64_t key_id(const struct header *h, const char *suffix) {
+static int64_t key_id(const struct header *h, const char *suffix)
+{
     char key[160];
     snprintf(key, sizeof(key), "%s.%s", h->arch, suffix);
     return h->api->gguf_find_key(h->gguf, key);
 }
 
 /* A number of the file, or `otherwise`. */
-static uint32_t number(const struct header *h, const char *suffix, uint32_t otherwise) {
+static uint32_t number(const struct header *h, const char *suffix, uint32_t otherwise)
+{
     int64_t id = key_id(h, suffix);
     if (id < 0 || h->api->gguf_get_kv_type(h->gguf, id) != GGUF_TYPE_UINT32)
         return otherwise;
     return h->api->gguf_get_val_u32(h->gguf, id);
 }
 
-/* One number a layer, from an array or from one number for all. False: there is none of that name and type. */
-static bool numbers(const struct header *h, const char *suffix, bool arrays_only, uint32_t *out) {
+/* One number a layer, from an array or from one number for all. False: there is none of that
+ * name and type. */
+static bool numbers(const struct header *h, const char *suffix, bool arrays_only, uint32_t *out)
+{
     int64_t id = key_id(h, suffix);
     if (id < 0)
         return false;
@@ -156,7 +166,8 @@ static bool numbers(const struct header *h, const char *suffix, bool arrays_only
 }
 
 /* Does the file hold all the tensors that its header lists? */
-static bool is_whole(const struct header *h) {
+static bool is_whole(const struct header *h)
+{
     struct stat st;
     if (stat(h->path, &st) != 0)
         return fail(h, strerror(errno));
@@ -168,18 +179,21 @@ static bool is_whole(const struct header *h) {
         end = last > end ? last : end;
     }
     if ((uint64_t)st.st_size < end)
-        return fail(h, "the file is cut short: its header lists more than it holds; fetch it again");
+        return fail(h,
+                    "the file is cut short: its header lists more than it holds; fetch it again");
     return true;
 }
 
-static const struct arch_rule *rule_of(const char *arch) {
+static const struct arch_rule *rule_of(const char *arch)
+{
     for (size_t i = 0; i < sizeof(arch_rules) / sizeof(arch_rules[0]); i++)
         if (strcmp(arch, arch_rules[i].arch) == 0)
             return &arch_rules[i];
     return &no_rule;
 }
 
-static bool read_arch(struct header *h, struct model_layers *m) {
+static bool read_arch(struct header *h, struct model_layers *m)
+{
     int64_t id = h->api->gguf_find_key(h->gguf, "general.architecture");
     if (id < 0 || h->api->gguf_get_kv_type(h->gguf, id) != GGUF_TYPE_STRING)
         return fail(h, "the header names no architecture; this is no language model");
@@ -191,16 +205,20 @@ static bool read_arch(struct header *h, struct model_layers *m) {
     if (strcmp(m->arch, "clip") == 0)
         return fail(h, "this is a projector, which has no cache; name the language model");
     if (h->n_layers == 0 || h->n_layers > MAX_LAYERS)
-        return fail(h, "the header does not say how many layers there are; this is no language model");
+        return fail(h,
+                    "the header does not say how many layers there are; this is no language model");
     if (h->rule->flags & ARCH_OPAQUE)
         return fail(h, "the caches of this architecture are of a kind that estimate does not know");
     if (h->rule->flags & ARCH_INDEX_CACHE)
-        snprintf(m->note, sizeof(m->note), "the index cache of this model's sparse attention is not counted");
+        snprintf(m->note, sizeof(m->note),
+                 "the index cache of this model's sparse attention is not counted");
     return true;
 }
 
-/* State of a recurrent layer, in bytes for one sequence: llama_hparams::n_embd_r() and n_embd_s(), in f32. */
-static uint64_t state_bytes(const struct header *h, uint32_t n_heads) {
+/* State of a recurrent layer, in bytes for one sequence: llama_hparams::n_embd_r() and
+ * n_embd_s(), in f32. */
+static uint64_t state_bytes(const struct header *h, uint32_t n_heads)
+{
     uint64_t n_embd = number(h, "embedding_length", 0);
     uint64_t wkv = number(h, "wkv.head_size", 0), short_conv = number(h, "shortconv.l_cache", 0);
     uint64_t kda = number(h, "kda.head_dim", 0), kernel = number(h, "ssm.conv_kernel", 0);
@@ -219,8 +237,11 @@ static uint64_t state_bytes(const struct header *h, uint32_t n_heads) {
 }
 
 /* Sets attends[i] and remembers[i]: which layers have attention, which a state. */
-static void find_recurrent(const struct header *h, const uint32_t *kv_heads, bool *attends, bool *remembers) {
-    uint32_t *flags = cli_alloc(h->n_layers, sizeof(*flags)), *ff = cli_alloc(h->n_layers, sizeof(*ff));
+static void find_recurrent(const struct header *h, const uint32_t *kv_heads, bool *attends,
+                           bool *remembers)
+{
+    uint32_t *flags = cli_alloc(h->n_layers, sizeof(*flags)),
+             *ff = cli_alloc(h->n_layers, sizeof(*ff));
     uint32_t rule = h->rule->flags, interval = number(h, "full_attention_interval", 4);
     bool listed = numbers(h, "attention.recurrent_layers", false, flags);
     bool has_state = state_bytes(h, 1) > 0 || rule & ARCH_INTERVAL;
@@ -240,13 +261,15 @@ static void find_recurrent(const struct header *h, const uint32_t *kv_heads, boo
 }
 
 /* Sets windowed[i] and the window of the model. */
-static void find_windows(const struct header *h, struct model_layers *m, uint32_t *windowed) {
+static void find_windows(const struct header *h, struct model_layers *m, uint32_t *windowed)
+{
     const struct arch_rule *rule = h->rule;
     uint32_t period = rule->period, given = number(h, "attention.sliding_window", UINT32_MAX);
     bool listed = numbers(h, "attention.sliding_window_pattern", true, windowed);
     if (!listed)
         memset(windowed, 0, h->n_layers * sizeof(*windowed));
-    if ((!rule->windows && !listed) || given == 0 || (rule->only_layers && rule->only_layers != h->n_layers))
+    if ((!rule->windows && !listed) || given == 0 ||
+        (rule->only_layers && rule->only_layers != h->n_layers))
         given = 0;
     else if (rule->forced || given == UINT32_MAX)
         given = rule->window;
@@ -259,13 +282,18 @@ static void find_windows(const struct header *h, struct model_layers *m, uint32_
         return;
     period = number(h, "attention.sliding_window_pattern", period);
     for (uint32_t i = 0; i < h->n_layers; i++)
-        windowed[i] = period == 0 || (rule->dense_first ? i % period != 0 : i % period < period - 1);
+        windowed[i] =
+            period == 0 || (rule->dense_first ? i % period != 0 : i % period < period - 1);
 }
 
-static void fill_layer(const struct header *h, bool windowed, struct model_layer *layer, uint32_t n_heads) {
+static void fill_layer(const struct header *h, bool windowed, struct model_layer *layer,
+                       uint32_t n_heads)
+{
     uint32_t n_embd = number(h, "embedding_length", 0), even = n_heads ? n_embd / n_heads : 0;
-    uint32_t k = number(h, "attention.key_length", even), v = number(h, "attention.value_length", even);
-    bool mla = number(h, "attention.key_length_mla", 0) && number(h, "attention.value_length_mla", 0);
+    uint32_t k = number(h, "attention.key_length", even),
+             v = number(h, "attention.value_length", even);
+    bool mla =
+        number(h, "attention.key_length_mla", 0) && number(h, "attention.value_length_mla", 0);
     layer->k_head_dim = windowed ? number(h, "attention.key_length_swa", k) : k;
     layer->v_head_dim = windowed ? number(h, "attention.value_length_swa", v) : v;
     layer->kind = windowed ? LAYER_WINDOW : LAYER_FULL;
@@ -275,7 +303,8 @@ static void fill_layer(const struct header *h, bool windowed, struct model_layer
     }
 }
 
-static bool read_layers(struct header *h, struct model_layers *m) {
+static bool read_layers(struct header *h, struct model_layers *m)
+{
     uint32_t n = h->n_layers;
     uint32_t *heads = cli_alloc(n, sizeof(*heads)), *kv_heads = cli_alloc(n, sizeof(*kv_heads));
     uint32_t *windowed = cli_alloc(n, sizeof(*windowed));
@@ -290,8 +319,11 @@ static bool read_layers(struct header *h, struct model_layers *m) {
     find_recurrent(h, kv_heads, attends, remembers);
     find_windows(h, m, windowed);
 
-    uint32_t trunk = n - (number(h, "nextn_predict_layers", 0) < n ? number(h, "nextn_predict_layers", 0) : 0);
-    uint32_t own = n - (number(h, "attention.shared_kv_layers", 0) < n ? number(h, "attention.shared_kv_layers", 0) : 0);
+    uint32_t trunk =
+        n - (number(h, "nextn_predict_layers", 0) < n ? number(h, "nextn_predict_layers", 0) : 0);
+    uint32_t own = n - (number(h, "attention.shared_kv_layers", 0) < n
+                            ? number(h, "attention.shared_kv_layers", 0)
+                            : 0);
     if (h->rule->own_layers && h->rule->own_layers < own)
         own = h->rule->own_layers;
     m->layers = cli_alloc(n, sizeof(*m->layers));
@@ -312,17 +344,22 @@ static bool read_layers(struct header *h, struct model_layers *m) {
         }
     }
     free(heads), free(kv_heads), free(windowed), free(attends), free(remembers);
-    return ok || h->rule->flags & ARCH_RECURRENT ? true : fail(h, "the header does not give the heads of its attention");
+    return ok || h->rule->flags & ARCH_RECURRENT
+               ? true
+               : fail(h, "the header does not give the heads of its attention");
 }
 
-bool model_layers_read(const struct llama_api *api, const char *path, struct model_layers *out, tkv_error *err) {
+bool model_layers_read(const struct llama_api *api, const char *path, struct model_layers *out,
+                       tkv_error *err)
+{
     struct header h = {.api = api, .path = path, .err = err};
     *out = (struct model_layers){0};
     FILE *f = fopen(path, "rb");
     if (!f)
         return fail(&h, strerror(errno));
     fclose(f);
-    struct gguf_context *gguf = api->gguf_init_from_file(path, (struct gguf_init_params){.no_alloc = true});
+    struct gguf_context *gguf =
+        api->gguf_init_from_file(path, (struct gguf_init_params){.no_alloc = true});
     if (!gguf)
         return fail(&h, "not a GGUF file, or its header is damaged; fetch it again");
     h.gguf = gguf;
@@ -333,17 +370,21 @@ bool model_layers_read(const struct llama_api *api, const char *path, struct mod
     return ok;
 }
 
-void model_layers_free(struct model_layers *m) {
+void model_layers_free(struct model_layers *m)
+{
     free(m->layers);
     *m = (struct model_layers){0};
 }
 
-bool model_layers_same(const struct model_layer *a, const struct model_layer *b) {
+bool model_layers_same(const struct model_layer *a, const struct model_layer *b)
+{
     return a->kind == b->kind && a->n_kv_heads == b->n_kv_heads && a->k_head_dim == b->k_head_dim &&
            a->v_head_dim == b->v_head_dim && a->state_bytes == b->state_bytes;
 }
 
-uint32_t model_layer_cells(const struct model_layers *m, const struct model_layer *layer, uint32_t ctx) {
+uint32_t model_layer_cells(const struct model_layers *m, const struct model_layer *layer,
+                           uint32_t ctx)
+{
     uint64_t cells = ctx;
     if (layer->kind == LAYER_WINDOW && (uint64_t)m->window + DEFAULT_UBATCH < cells)
         cells = (uint64_t)m->window + DEFAULT_UBATCH;

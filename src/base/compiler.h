@@ -2,16 +2,16 @@
 #ifndef TKV_COMPILER_H
 #define TKV_COMPILER_H
 
-/* A kernel body with constant block sizes: inlined into each of its callers, so that its loops unroll and its
- * arrays live in registers. */
+/* A kernel body with constant block sizes: inlined into each of its callers, so that its loops
+ * unroll and its arrays live in registers. */
 #if defined(__GNUC__)
 #define TKV_INLINE static inline __attribute__((always_inline))
 #else
 #define TKV_INLINE static inline
 #endif
 
-/* Keeps a loaded vector in its register: left alone, compilers load it again for each use, and loads are what
- * runs out first. */
+/* Keeps a loaded vector in its register: left alone, compilers load it again for each use, and
+ * loads are what runs out first. */
 #if defined(__GNUC__) && defined(__x86_64__)
 #define TKV_HOLD(x) __asm__("" : "+v"(x))
 #else

@@ -4,13 +4,14 @@
 
 #include <stdint.h>
 
-/* Rows of the next block when `left` remain: blocks of 6, but never a thin one at the end (8 is 4 + 4). */
+/* Rows of the next block when `left` remain: blocks of 6, but no thin one at the end (8 = 4 + 4). */
 static inline uint32_t tkv_row_block(uint32_t left)
 {
     return left <= 6 ? left : left >= 12 ? 6 : (left + 1) / 2;
 }
 
 /* BODY(n) is the call with a literal number of rows. */
+/* clang-format off */
 #define TKV_SWITCH_ROWS(n, BODY) \
     switch (n) {                 \
     case 1: BODY(1); break;      \
@@ -20,5 +21,6 @@ static inline uint32_t tkv_row_block(uint32_t left)
     case 5: BODY(5); break;      \
     default: BODY(6); break;     \
     }
+/* clang-format on */
 
 #endif

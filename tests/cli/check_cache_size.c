@@ -1,4 +1,5 @@
-/* cache_size() fills a small cache and scales; here the whole cache is filled and must take the same bytes. */
+/* cache_size() fills a small cache and scales; here the whole cache is filled and must take the
+ * same bytes. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -12,11 +13,13 @@
 static double filled_bytes(tkv_context *ctx, const tkv_spec *spec, const struct cache_shape *s)
 {
     tkv_cache *cache = NULL;
-    tkv_layer_params layer = {sizeof(layer), s->n_kv_heads, s->k_head_dim, s->v_head_dim, s->n_slots, 1};
+    tkv_layer_params layer = {sizeof(layer), s->n_kv_heads, s->k_head_dim,
+                              s->v_head_dim, s->n_slots,    1};
     uint32_t index;
     assert_int_equal(tkv_cache_create(ctx, spec, &cache, NULL), TKV_OK);
     assert_int_equal(tkv_cache_add_layer(cache, &layer, &index, NULL), TKV_OK);
-    const size_t row_elems = (size_t)s->n_kv_heads * (s->k_head_dim > s->v_head_dim ? s->k_head_dim : s->v_head_dim);
+    const size_t row_elems =
+        (size_t)s->n_kv_heads * (s->k_head_dim > s->v_head_dim ? s->k_head_dim : s->v_head_dim);
     float *row = calloc(row_elems, sizeof(*row));
     assert_non_null(row);
     for (size_t i = 0; i < row_elems; i++)

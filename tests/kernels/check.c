@@ -17,7 +17,8 @@ static size_t mapped_bytes(size_t bytes)
 void *check_alloc(size_t n, size_t size)
 {
     const size_t page = (size_t)sysconf(_SC_PAGESIZE), mapped = mapped_bytes(n * size);
-    char *base = mmap(NULL, mapped + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    char *base =
+        mmap(NULL, mapped + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (base == MAP_FAILED || mprotect(base + mapped, page, PROT_NONE) != 0) {
         perror("check_alloc");
         exit(1);
@@ -47,7 +48,8 @@ float check_uniform(struct check *c)
 
 const char *check_fill_name(int fill)
 {
-    static const char *const names[FILL_COUNT] = {"uniform", "zero", "subnormal", "big", "outlier", "heavy", "nan"};
+    static const char *const names[FILL_COUNT] = {"uniform", "zero",  "subnormal", "big",
+                                                  "outlier", "heavy", "nan"};
     return names[fill];
 }
 
@@ -56,11 +58,21 @@ void check_fill(struct check *c, float *x, size_t n, int fill)
     for (size_t i = 0; i < n; i++) {
         const float u = check_uniform(c);
         switch (fill) {
-        case FILL_ZERO: x[i] = 0.0f; break;
-        case FILL_SUBNORMAL: x[i] = u * 0x1p-130f; break;
-        case FILL_BIG: x[i] = u * 0x1p100f; break;
-        case FILL_HEAVY: x[i] = ldexpf(u, (int)(check_random(c) % 24) - 16); break;
-        default: x[i] = u; break;
+        case FILL_ZERO:
+            x[i] = 0.0f;
+            break;
+        case FILL_SUBNORMAL:
+            x[i] = u * 0x1p-130f;
+            break;
+        case FILL_BIG:
+            x[i] = u * 0x1p100f;
+            break;
+        case FILL_HEAVY:
+            x[i] = ldexpf(u, (int)(check_random(c) % 24) - 16);
+            break;
+        default:
+            x[i] = u;
+            break;
         }
     }
     if (n == 0)
@@ -88,8 +100,8 @@ static void failed(struct check *c, const char *kernel, const char *what)
     printf("FAIL %s %s: %s", kernel, c->level, what);
 }
 
-void check_f32(struct check *c, const char *kernel, const char *what, const float *got, const float *want,
-               size_t n)
+void check_f32(struct check *c, const char *kernel, const char *what, const float *got,
+               const float *want, size_t n)
 {
     c->n_checks++;
     for (size_t i = 0; i < n; i++) {
@@ -101,8 +113,8 @@ void check_f32(struct check *c, const char *kernel, const char *what, const floa
     }
 }
 
-void check_bytes(struct check *c, const char *kernel, const char *what, const void *got, const void *want,
-                 size_t n)
+void check_bytes(struct check *c, const char *kernel, const char *what, const void *got,
+                 const void *want, size_t n)
 {
     const unsigned char *g = got, *w = want;
     c->n_checks++;
@@ -130,7 +142,8 @@ static double now_ns(void)
     return (double)t.tv_sec * 1e9 + (double)t.tv_nsec;
 }
 
-void check_bench(struct check *c, const char *kernel, const char *unit, void (*fn)(void *arg), void *arg)
+void check_bench(struct check *c, const char *kernel, const char *unit, void (*fn)(void *arg),
+                 void *arg)
 {
     double best = HUGE_VAL;
     size_t n = 1;

@@ -38,7 +38,8 @@ static void fill_near_halfway(struct check *c, float *x, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
         const float low = tkv_half_to_f32((uint16_t)(check_random(c) % 0x7c00));
-        const uint32_t half_step = low < 0x1p-14f ? tkv_f32_bits(low + 0x1p-25f) : tkv_f32_bits(low) + 0x1000;
+        const uint32_t half_step =
+            low < 0x1p-14f ? tkv_f32_bits(low + 0x1p-25f) : tkv_f32_bits(low) + 0x1000;
         x[i] = tkv_bits_f32(half_step + check_random(c) % 3 - 1);
         x[i] = check_random(c) & 1 ? -x[i] : x[i];
     }
@@ -48,7 +49,8 @@ static void check_sizes(struct check *c)
 {
     for (size_t n = 0; n < 70; n++)
         for (int fill = -1; fill < FILL_NAN; fill++) {
-            float *x = check_alloc(n, sizeof *x), *y = check_alloc(n, sizeof *y), *y_ref = calloc(n + 1, sizeof *y);
+            float *x = check_alloc(n, sizeof *x), *y = check_alloc(n, sizeof *y),
+                  *y_ref = calloc(n + 1, sizeof *y);
             uint16_t *h = check_alloc(n, sizeof *h), *h_ref = calloc(n + 1, sizeof *h);
             if (fill < 0)
                 fill_near_halfway(c, x, n);
@@ -74,7 +76,8 @@ static void check_transpose(struct check *c)
         for (size_t gap = 0; gap < 9; gap += 8) {
             const size_t stride = D + gap, n = 63 * stride + D;
             uint16_t *x = check_alloc(n, sizeof *x);
-            float *y = check_alloc((size_t)64 * D, sizeof *y), *y_ref = malloc((size_t)64 * D * sizeof *y);
+            float *y = check_alloc((size_t)64 * D, sizeof *y),
+                  *y_ref = malloc((size_t)64 * D * sizeof *y);
             for (size_t i = 0; i < n; i++)
                 x[i] = (uint16_t)check_random(c);
             c->ref.transpose_f16(x, stride, D, y_ref);

@@ -5,9 +5,10 @@
 
 #include "check.h"
 
-static const uint32_t dims[] = {16, 32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512};
+static const uint32_t dims[] = {16,  32,  48,  64,  80,  96,  112, 128,
+                                160, 192, 224, 256, 320, 384, 448, 512};
 #define N_DIMS (sizeof dims / sizeof dims[0])
-#define PI 3.14159265358979323846
+#define PI     3.14159265358979323846
 
 /* -1 to the number of bits set in a, a < 2^16. */
 static double parity_sign(uint32_t a)

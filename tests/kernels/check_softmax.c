@@ -69,7 +69,8 @@ static void check_scale_scores(struct check *c, uint32_t n_rows, int fill)
     const size_t n = (size_t)n_rows * TOKENS;
     int32_t *si = check_alloc(n, 4);
     float *s = check_alloc(n, 4), *want = malloc(n * 4 + 1);
-    float *qscale = check_alloc(n_rows, 4), *bias = check_alloc(n_rows, 4), *kscale = check_alloc(TOKENS, 4);
+    float *qscale = check_alloc(n_rows, 4), *bias = check_alloc(n_rows, 4),
+          *kscale = check_alloc(TOKENS, 4);
     for (size_t i = 0; i < n; i++)
         si[i] = (int32_t)(check_random(c) % 16516097u) - 8258048; /* 127 * 127 * 512 both ways */
     check_fill(c, qscale, n_rows, fill);
@@ -122,7 +123,8 @@ static void check_row(struct check *c, uint32_t D, int fill)
                        fabsf(x[d] - scale * (float)codes[d]) <= 0.501f * scale + 0x1p-100f);
     }
     check_true(c, "quantize_row_i8", "sum of codes", total == sum);
-    check_true(c, "quantize_row_i8", "a NaN shows in the scale", (fill == FILL_NAN) == (isnan(scale) != 0));
+    check_true(c, "quantize_row_i8", "a NaN shows in the scale",
+               (fill == FILL_NAN) == (isnan(scale) != 0));
     check_free(x, D, 4), check_free(codes, D, 1);
 }
 

@@ -32,7 +32,8 @@ static void alloc_args(struct tile_args *a, uint32_t n_rows, uint32_t D)
 
 static void free_args(struct tile_args *a)
 {
-    const size_t tile = (size_t)64 * a->D, rows = (size_t)a->n_rows * a->D, scores = (size_t)a->n_rows * 64;
+    const size_t tile = (size_t)64 * a->D, rows = (size_t)a->n_rows * a->D,
+                 scores = (size_t)a->n_rows * 64;
     check_free(a->k_tile, tile, 1), check_free(a->v_tile, tile, 1);
     check_free(a->q, rows, 1), check_free(a->w, scores, 1);
     check_free(a->si, scores, 4), check_free(a->s, scores, 4), check_free(a->wf, scores, 4);
@@ -43,12 +44,14 @@ static void free_args(struct tile_args *a)
 /* Codes in [-127, 127]; `extreme` takes the ends only, where a saturating kernel would fail. */
 static int8_t random_code(struct check *c, bool extreme)
 {
-    return (int8_t)(extreme ? (check_random(c) & 7 ? 127 : -127) : (int)(check_random(c) % 255) - 127);
+    return (int8_t)(extreme ? (check_random(c) & 7 ? 127 : -127)
+                            : (int)(check_random(c) % 255) - 127);
 }
 
 static void fill_args(struct check *c, struct tile_args *a, int fill)
 {
-    const size_t tile = (size_t)64 * a->D, rows = (size_t)a->n_rows * a->D, scores = (size_t)a->n_rows * 64;
+    const size_t tile = (size_t)64 * a->D, rows = (size_t)a->n_rows * a->D,
+                 scores = (size_t)a->n_rows * 64;
     const bool extreme = fill == FILL_BIG;
     for (size_t i = 0; i < tile; i++) {
         a->k_tile[i] = (uint8_t)(random_code(c, extreme) + 128);
@@ -91,8 +94,8 @@ static void wsum_f32(void *arg)
 }
 
 /* fn on the reference and on the level under test, from the same state; `out` is what it writes. */
-static void check_one(struct check *c, const char *kernel, struct tile_args *a, void (*fn)(void *), void *out,
-                      size_t n, int fill)
+static void check_one(struct check *c, const char *kernel, struct tile_args *a, void (*fn)(void *),
+                      void *out, size_t n, int fill)
 {
     char what[64];
     void *before = malloc(n * 4 + 1), *want = malloc(n * 4 + 1);
@@ -154,7 +157,8 @@ static void check_layout(struct check *c)
     for (size_t t = 0; t < 64; t++)
         for (size_t d = 0; d < D; d++) {
             plain[t][d] = random_code(c, false);
-            a.k_tile[((t / 16 * (D / 4) + d / 4) * 16 + t % 16) * 4 + d % 4] = (uint8_t)(plain[t][d] + 128);
+            a.k_tile[((t / 16 * (D / 4) + d / 4) * 16 + t % 16) * 4 + d % 4] =
+                (uint8_t)(plain[t][d] + 128);
             a.v_tile[((t / 4 * (D / 16) + d / 16) * 16 + d % 16) * 4 + t % 4] = plain[t][d];
         }
     memset(a.acc, 0, D * sizeof *a.acc);

@@ -1,4 +1,5 @@
-/* check_kernels [--bench] [--seed=N] [--test=NAME]: exit 0 when every kernel of every level agrees. */
+/* check_kernels [--bench] [--seed=N] [--test=NAME]: exit 0 when every kernel of every level
+ * agrees. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

@@ -1,5 +1,5 @@
-/* f16 <-> f32 with the conversion instructions of the base architecture, tails in plain C; transpose by blocks of
- * 8 tokens x 8 columns. */
+/* f16 <-> f32 with the conversion instructions of the base architecture, tails in plain C;
+ * transpose by blocks of 8 tokens x 8 columns. */
 #include <arm_neon.h>
 
 #include "base/compiler.h"
@@ -39,7 +39,8 @@ static void transpose_8x8(const uint16_t *restrict x, size_t x_stride, float *re
     uint32x4_t a[8];
     uint64x2_t b[8];
     for (size_t i = 0; i < 8; i += 2) {
-        const uint16x8_t even = vld1q_u16(x + i * x_stride), odd = vld1q_u16(x + (i + 1) * x_stride);
+        const uint16x8_t even = vld1q_u16(x + i * x_stride),
+                         odd = vld1q_u16(x + (i + 1) * x_stride);
         a[i] = vreinterpretq_u32_u16(vtrn1q_u16(even, odd));
         a[i + 1] = vreinterpretq_u32_u16(vtrn2q_u16(even, odd));
     }
@@ -57,7 +58,8 @@ static void transpose_8x8(const uint16_t *restrict x, size_t x_stride, float *re
     }
 }
 
-static void transpose_f16_neon(const uint16_t *restrict x, size_t x_stride, uint32_t D, float *restrict y)
+static void transpose_f16_neon(const uint16_t *restrict x, size_t x_stride, uint32_t D,
+                               float *restrict y)
 {
     for (size_t c = 0; c < D; c += 8)
         for (size_t t = 0; t < TOKENS; t += 8)

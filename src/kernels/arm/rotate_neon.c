@@ -1,8 +1,8 @@
 /* Rotation for Advanced SIMD: order of operations as in rotate_ref.c.
  *
- * Pieces of up to 64 values go through their butterflies in registers (distances 1, 2 by a shuffle and one fma,
- * partner + (+-1) * x), longer distances through memory. Rows with an odd part m > 1 are first split into m
- * rows of 2^k, one for each b. */
+ * Pieces of up to 64 values go through their butterflies in registers (distances 1, 2 by a
+ * shuffle and one fma, partner + (+-1) * x), longer distances through memory. Rows with an odd
+ * part m > 1 are first split into m rows of 2^k, one for each b. */
 #include <arm_neon.h>
 #include <math.h>
 

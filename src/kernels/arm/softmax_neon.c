@@ -1,4 +1,5 @@
-/* Softmax and 8-bit quantisation for Advanced SIMD: the 16 partial sums of the reference are four registers. */
+/* Softmax and 8-bit quantisation for Advanced SIMD: the 16 partial sums of the reference are
+ * four registers. */
 #include <arm_neon.h>
 #include <math.h>
 
@@ -11,8 +12,8 @@
 void tkv_softmax_neon(struct tkv_kernels *k);
 
 static void scale_scores_neon(const int32_t *restrict si, const float *restrict qscale,
-                              const float *restrict kscale, const float *restrict bias, uint32_t n_rows,
-                              float *restrict s)
+                              const float *restrict kscale, const float *restrict bias,
+                              uint32_t n_rows, float *restrict s)
 {
     for (uint32_t r = 0; r < n_rows; r++, si += TOKENS, s += TOKENS)
         for (int t = 0; t < TOKENS; t += 4) {
@@ -68,7 +69,8 @@ static void softmax_neon(float *restrict s, struct tkv_softmax_row *restrict row
     row->m = m;
 }
 
-static float quantize_weights_neon(const float *restrict p, const float *restrict vscale, uint8_t *restrict w)
+static float quantize_weights_neon(const float *restrict p, const float *restrict vscale,
+                                   uint8_t *restrict w)
 {
     float32x4_t x[TOKENS / 4], max = vdupq_n_f32(0.0f);
     for (int i = 0; i < TOKENS / 4; i++) {
@@ -90,7 +92,8 @@ static float quantize_row_i8_neon(const float *restrict x, uint32_t D, int8_t *r
 {
     uint32x4_t max_bits = vdupq_n_u32(0);
     for (uint32_t d = 0; d < D; d += 4)
-        max_bits = vmaxq_u32(max_bits, vbicq_u32(vreinterpretq_u32_f32(vld1q_f32(x + d)), vdupq_n_u32(1u << 31)));
+        max_bits = vmaxq_u32(
+            max_bits, vbicq_u32(vreinterpretq_u32_f32(vld1q_f32(x + d)), vdupq_n_u32(1u << 31)));
     const uint32_t m_bits = vmaxvq_u32(max_bits);
     const float m = vget_lane_f32(vreinterpret_f32_u32(vdup_n_u32(m_bits)), 0);
     const int codable = m >= TKV_TINY && m_bits < 0x7f800000u;
@@ -98,8 +101,10 @@ static float quantize_row_i8_neon(const float *restrict x, uint32_t D, int8_t *r
     const int32x4_t live = vdupq_n_s32(codable ? -1 : 0);
     int32x4_t total = vdupq_n_s32(0);
     for (uint32_t d = 0; d < D; d += 8) {
-        const int32x4_t low = vandq_s32(vcvtnq_s32_f32(vmulq_n_f32(vld1q_f32(x + d), inverse)), live);
-        const int32x4_t high = vandq_s32(vcvtnq_s32_f32(vmulq_n_f32(vld1q_f32(x + d + 4), inverse)), live);
+        const int32x4_t low =
+            vandq_s32(vcvtnq_s32_f32(vmulq_n_f32(vld1q_f32(x + d), inverse)), live);
+        const int32x4_t high =
+            vandq_s32(vcvtnq_s32_f32(vmulq_n_f32(vld1q_f32(x + d + 4), inverse)), live);
         vst1_s8(codes + d, vmovn_s16(vcombine_s16(vmovn_s32(low), vmovn_s32(high))));
         total = vaddq_s32(total, vaddq_s32(low, high));
     }

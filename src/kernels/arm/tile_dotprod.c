@@ -1,5 +1,6 @@
-/* The i8 tile kernels with sdot and udot: 4 rows x 16 tokens, or 4 rows x 16 channels. udot takes unsigned codes:
- * 128 more in each, and 128 * sum(w) less at the end; at most 64 * 255 * 255, which fits. */
+/* The i8 tile kernels with sdot and udot: 4 rows x 16 tokens, or 4 rows x 16 channels. udot
+ * takes unsigned codes: 128 more in each, and 128 * sum(w) less at the end; at most 64 * 255 *
+ * 255, which fits. */
 #include <arm_neon.h>
 #include <string.h>
 
@@ -11,7 +12,8 @@
 void tkv_tile_dotprod(struct tkv_kernels *k);
 
 /* One block of 16 tokens: block is [D/4][16 tokens][4 dims]. */
-TKV_INLINE void score_i8_block(const uint8_t *block, const int8_t *q, uint32_t D, int32_t *s, int rows)
+TKV_INLINE void score_i8_block(const uint8_t *block, const int8_t *q, uint32_t D, int32_t *s,
+                               int rows)
 {
     const uint8x16_t offset = vdupq_n_u8(0x80);
     int32x4_t acc[4][4];
@@ -35,16 +37,24 @@ TKV_INLINE void score_i8_block(const uint8_t *block, const int8_t *q, uint32_t D
             vst1q_s32(s + r * TOKENS + i * 4, acc[r][i]);
 }
 
-static void score_i8_dotprod(const uint8_t *restrict tile, const int8_t *restrict q, uint32_t n_rows, uint32_t D,
-                             int32_t *restrict s)
+static void score_i8_dotprod(const uint8_t *restrict tile, const int8_t *restrict q,
+                             uint32_t n_rows, uint32_t D, int32_t *restrict s)
 {
     for (size_t r = 0; r < n_rows; r += 4, q += (size_t)4 * D, s += 4 * TOKENS)
         for (size_t t = 0; t < TOKENS; t += 16)
             switch (n_rows - r) {
-            case 1: score_i8_block(tile + t * D, q, D, s + t, 1); break;
-            case 2: score_i8_block(tile + t * D, q, D, s + t, 2); break;
-            case 3: score_i8_block(tile + t * D, q, D, s + t, 3); break;
-            default: score_i8_block(tile + t * D, q, D, s + t, 4); break;
+            case 1:
+                score_i8_block(tile + t * D, q, D, s + t, 1);
+                break;
+            case 2:
+                score_i8_block(tile + t * D, q, D, s + t, 2);
+                break;
+            case 3:
+                score_i8_block(tile + t * D, q, D, s + t, 3);
+                break;
+            default:
+                score_i8_block(tile + t * D, q, D, s + t, 4);
+                break;
             }
 }
 
@@ -58,8 +68,8 @@ TKV_INLINE int32_t sum_128(const uint8_t *w)
 }
 
 /* 16 channels. */
-TKV_INLINE void wsum_i8_block(const int8_t *tile, const uint8_t *w, const int32_t *offset, const float *wscale,
-                              uint32_t D, float *acc, int rows)
+TKV_INLINE void wsum_i8_block(const int8_t *tile, const uint8_t *w, const int32_t *offset,
+                              const float *wscale, uint32_t D, float *acc, int rows)
 {
     uint32x4_t sum[4][4];
     for (int r = 0; r < rows; r++)
@@ -80,13 +90,15 @@ TKV_INLINE void wsum_i8_block(const int8_t *tile, const uint8_t *w, const int32_
     for (int r = 0; r < rows; r++)
         for (int i = 0; i < 4; i++) {
             float *out = acc + (size_t)r * D + i * 4;
-            const int32x4_t exact = vsubq_s32(vreinterpretq_s32_u32(sum[r][i]), vdupq_n_s32(offset[r]));
+            const int32x4_t exact =
+                vsubq_s32(vreinterpretq_s32_u32(sum[r][i]), vdupq_n_s32(offset[r]));
             vst1q_f32(out, vfmaq_n_f32(vld1q_f32(out), vcvtq_f32_s32(exact), wscale[r]));
         }
 }
 
-static void wsum_i8_dotprod(const int8_t *restrict tile, const uint8_t *restrict w, const float *restrict wscale,
-                            uint32_t n_rows, uint32_t D, float *restrict acc)
+static void wsum_i8_dotprod(const int8_t *restrict tile, const uint8_t *restrict w,
+                            const float *restrict wscale, uint32_t n_rows, uint32_t D,
+                            float *restrict acc)
 {
     for (size_t r = 0; r < n_rows; r += 4, w += 4 * TOKENS, wscale += 4, acc += (size_t)4 * D) {
         const size_t rows = n_rows - r < 4 ? n_rows - r : 4;
@@ -95,10 +107,18 @@ static void wsum_i8_dotprod(const int8_t *restrict tile, const uint8_t *restrict
             offset[i] = sum_128(w + i * TOKENS);
         for (size_t c = 0; c < D; c += 16)
             switch (rows) {
-            case 1: wsum_i8_block(tile + c * 4, w, offset, wscale, D, acc + c, 1); break;
-            case 2: wsum_i8_block(tile + c * 4, w, offset, wscale, D, acc + c, 2); break;
-            case 3: wsum_i8_block(tile + c * 4, w, offset, wscale, D, acc + c, 3); break;
-            default: wsum_i8_block(tile + c * 4, w, offset, wscale, D, acc + c, 4); break;
+            case 1:
+                wsum_i8_block(tile + c * 4, w, offset, wscale, D, acc + c, 1);
+                break;
+            case 2:
+                wsum_i8_block(tile + c * 4, w, offset, wscale, D, acc + c, 2);
+                break;
+            case 3:
+                wsum_i8_block(tile + c * 4, w, offset, wscale, D, acc + c, 3);
+                break;
+            default:
+                wsum_i8_block(tile + c * 4, w, offset, wscale, D, acc + c, 4);
+                break;
             }
     }
 }

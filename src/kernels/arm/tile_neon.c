@@ -1,7 +1,8 @@
 /* Tile kernels for Advanced SIMD without dot-product instructions. D a multiple of 16.
  *
- * Scores: products of two codes fit twice into 16 bits (2 * 127 * 127), so two groups of dims share a 16-bit sum
- * before it widens. Weighted sums: 255 * 127 fits once. Sums of pairs stay apart until the end. */
+ * Scores: products of two codes fit twice into 16 bits (2 * 127 * 127), so two groups of dims
+ * share a 16-bit sum before it widens. Weighted sums: 255 * 127 fits once. Sums of pairs stay
+ * apart until the end. */
 #include <arm_neon.h>
 #include <string.h>
 
@@ -21,8 +22,10 @@ TKV_INLINE int8x8_t broadcast4(const int8_t *p)
     return vreinterpret_s8_s32(vdup_n_s32(x));
 }
 
-/* One block of 16 tokens: block is [D/4][16 tokens][4 dims]. acc[r][i]: tokens 2i and 2i + 1, two sums each. */
-TKV_INLINE void score_i8_block(const uint8_t *block, const int8_t *q, uint32_t D, int32_t *s, int rows)
+/* One block of 16 tokens: block is [D/4][16 tokens][4 dims]. acc[r][i]: tokens 2i and 2i + 1,
+ * two sums each. */
+TKV_INLINE void score_i8_block(const uint8_t *block, const int8_t *q, uint32_t D, int32_t *s,
+                               int rows)
 {
     const uint8x8_t offset = vdup_n_u8(0x80);
     int32x4_t acc[2][8];
@@ -36,7 +39,8 @@ TKV_INLINE void score_i8_block(const uint8_t *block, const int8_t *q, uint32_t D
             const int8x8_t x1 = vreinterpret_s8_u8(veor_u8(vld1_u8(codes + 64), offset));
             for (int r = 0; r < rows; r++) {
                 const int8_t *qr = q + (size_t)r * D + d;
-                const int16x8_t sum = vmlal_s8(vmull_s8(x0, broadcast4(qr)), x1, broadcast4(qr + 4));
+                const int16x8_t sum =
+                    vmlal_s8(vmull_s8(x0, broadcast4(qr)), x1, broadcast4(qr + 4));
                 acc[r][i] = vpadalq_s16(acc[r][i], sum);
             }
         }
@@ -45,8 +49,8 @@ TKV_INLINE void score_i8_block(const uint8_t *block, const int8_t *q, uint32_t D
             vst1q_s32(s + r * TOKENS + i * 4, vpaddq_s32(acc[r][2 * i], acc[r][2 * i + 1]));
 }
 
-static void score_i8_neon(const uint8_t *restrict tile, const int8_t *restrict q, uint32_t n_rows, uint32_t D,
-                          int32_t *restrict s)
+static void score_i8_neon(const uint8_t *restrict tile, const int8_t *restrict q, uint32_t n_rows,
+                          uint32_t D, int32_t *restrict s)
 {
     for (size_t r = 0; r < n_rows; r += 2, q += (size_t)2 * D, s += 2 * TOKENS)
         for (size_t t = 0; t < TOKENS; t += 16)
@@ -57,8 +61,8 @@ static void score_i8_neon(const uint8_t *restrict tile, const int8_t *restrict q
 }
 
 /* 16 channels. sum[r][i]: channels 2i and 2i + 1, two sums each. */
-TKV_INLINE void wsum_i8_block(const int8_t *tile, const uint8_t *w, const float *wscale, uint32_t D, float *acc,
-                              int rows)
+TKV_INLINE void wsum_i8_block(const int8_t *tile, const uint8_t *w, const float *wscale, uint32_t D,
+                              float *acc, int rows)
 {
     int32x4_t sum[2][8];
     for (int r = 0; r < rows; r++)
@@ -85,8 +89,9 @@ TKV_INLINE void wsum_i8_block(const int8_t *tile, const uint8_t *w, const float 
         }
 }
 
-static void wsum_i8_neon(const int8_t *restrict tile, const uint8_t *restrict w, const float *restrict wscale,
-                         uint32_t n_rows, uint32_t D, float *restrict acc)
+static void wsum_i8_neon(const int8_t *restrict tile, const uint8_t *restrict w,
+                         const float *restrict wscale, uint32_t n_rows, uint32_t D,
+                         float *restrict acc)
 {
     for (size_t r = 0; r < n_rows; r += 2, w += 2 * TOKENS, wscale += 2, acc += (size_t)2 * D)
         for (size_t c = 0; c < D; c += 16)
@@ -96,10 +101,10 @@ static void wsum_i8_neon(const int8_t *restrict tile, const uint8_t *restrict w,
                 wsum_i8_block(tile + c * 4, w, wscale, D, acc + c, 2);
 }
 
-/* acc[r][j] (+)= sum_i a[r * a_stride + i] * b[i * n_j + j], i ascending, for 16 values of j. Scores are queries
- * times the transposed tile, weighted sums are weights times the tile. */
-TKV_INLINE void multiply_block(const float *a, size_t a_stride, const float *b, size_t n_j, size_t n, float *acc,
-                               int from_acc, int rows)
+/* acc[r][j] (+)= sum_i a[r * a_stride + i] * b[i * n_j + j], i ascending, for 16 values of j.
+ * Scores are queries times the transposed tile, weighted sums are weights times the tile. */
+TKV_INLINE void multiply_block(const float *a, size_t a_stride, const float *b, size_t n_j,
+                               size_t n, float *acc, int from_acc, int rows)
 {
     float32x4_t sum[6][4];
     for (int r = 0; r < rows; r++)
@@ -118,30 +123,32 @@ TKV_INLINE void multiply_block(const float *a, size_t a_stride, const float *b, 
             vst1q_f32(acc + (size_t)r * n_j + j * 4, sum[r][j]);
 }
 
-TKV_INLINE void multiply_rows(const float *a, size_t a_stride, const float *b, size_t n_j, size_t n, float *acc,
-                              int from_acc, int rows)
+TKV_INLINE void multiply_rows(const float *a, size_t a_stride, const float *b, size_t n_j, size_t n,
+                              float *acc, int from_acc, int rows)
 {
     for (size_t j = 0; j < n_j; j += 16)
         multiply_block(a, a_stride, b + j, n_j, n, acc + j, from_acc, rows);
 }
 
-static void score_f32_neon(const float *restrict kt, const float *restrict q, size_t q_stride, uint32_t n_rows,
-                           uint32_t D, float *restrict s)
+static void score_f32_neon(const float *restrict kt, const float *restrict q, size_t q_stride,
+                           uint32_t n_rows, uint32_t D, float *restrict s)
 {
     for (uint32_t r = 0, n; r < n_rows; r += n) {
         n = tkv_row_block(n_rows - r);
-#define BODY(rows) multiply_rows(q + r * q_stride, q_stride, kt, TOKENS, D, s + (size_t)r * TOKENS, 0, rows)
+#define BODY(rows)                                                                                 \
+    multiply_rows(q + r * q_stride, q_stride, kt, TOKENS, D, s + (size_t)r * TOKENS, 0, rows)
         TKV_SWITCH_ROWS(n, BODY)
 #undef BODY
     }
 }
 
-static void wsum_f32_neon(const float *restrict v, const float *restrict w, uint32_t n_rows, uint32_t D,
-                          float *restrict acc)
+static void wsum_f32_neon(const float *restrict v, const float *restrict w, uint32_t n_rows,
+                          uint32_t D, float *restrict acc)
 {
     for (uint32_t r = 0, n; r < n_rows; r += n) {
         n = tkv_row_block(n_rows - r);
-#define BODY(rows) multiply_rows(w + (size_t)r * TOKENS, TOKENS, v, D, TOKENS, acc + (size_t)r * D, 1, rows)
+#define BODY(rows)                                                                                 \
+    multiply_rows(w + (size_t)r * TOKENS, TOKENS, v, D, TOKENS, acc + (size_t)r * D, 1, rows)
         TKV_SWITCH_ROWS(n, BODY)
 #undef BODY
     }

@@ -1,5 +1,5 @@
-/* f16 and f32 rows, any n, no alignment needed. Exact, or rounded once to nearest even. A NaN stays a NaN; its
- * payload is not part of the result. */
+/* f16 and f32 rows, any n, no alignment needed. Exact, or rounded once to nearest even. A NaN
+ * stays a NaN; its payload is not part of the result. */
 #include "base/half.h"
 #include "kernels/kernels.h"
 
@@ -17,7 +17,8 @@ static void f32_to_f16_ref(const float *restrict x, uint16_t *restrict y, size_t
         y[i] = tkv_f32_to_half(x[i]);
 }
 
-static void transpose_f16_ref(const uint16_t *restrict x, size_t x_stride, uint32_t D, float *restrict y)
+static void transpose_f16_ref(const uint16_t *restrict x, size_t x_stride, uint32_t D,
+                              float *restrict y)
 {
     for (size_t c = 0; c < D; c++)
         for (size_t t = 0; t < TKV_PAGE_TOKENS; t++)

@@ -3,8 +3,8 @@
  *   rotate    x *= sign;  DCT-II along b (m > 1);  Hadamard along a;  x *= 2^(-k/2)
  *   unrotate  Hadamard along a;  x *= 2^(-k/2);  transposed DCT along b (m > 1);  x *= sign
  *
- * Order, which fixes every bit: a DCT output is c0 * x0, then fmaf with b ascending; Hadamard butterflies
- * (u, v) -> (u + v, u - v) go by distance 1, 2, 4, ... in units of m. */
+ * Order, which fixes every bit: a DCT output is c0 * x0, then fmaf with b ascending; Hadamard
+ * butterflies (u, v) -> (u + v, u - v) go by distance 1, 2, 4, ... in units of m. */
 #include <math.h>
 
 #include "kernels/dct_table.h"
@@ -18,7 +18,8 @@ static uint32_t even_part(uint32_t D)
     return D & (0u - D);
 }
 
-/* y[c] = sum_b M[c][b] x[b] with M at (c_step, b_step) in the table: (m, 1) forward, (1, m) transposed. */
+/* y[c] = sum_b M[c][b] x[b] with M at (c_step, b_step) in the table: (m, 1) forward, (1, m)
+ * transposed. */
 static void dct_rows(float *x, uint32_t n, uint32_t m, uint32_t c_step, uint32_t b_step)
 {
     const float *table = tkv_dct_table(m);

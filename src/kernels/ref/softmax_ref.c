@@ -1,7 +1,8 @@
 /* Online softmax over 64 logits, and the 8-bit forms of weights and queries.
  *
- * Order of the sum: lane i of 16 adds elements i, i + 16, i + 32, i + 48; then lanes fold by 8, 4, 2, 1. Maxima
- * need no order. Rounding to integers is to nearest even by adding TKV_ROUND_MAGIC. */
+ * Order of the sum: lane i of 16 adds elements i, i + 16, i + 32, i + 48; then lanes fold by 8,
+ * 4, 2, 1. Maxima need no order. Rounding to integers is to nearest even by adding
+ * TKV_ROUND_MAGIC. */
 #include <math.h>
 
 #include "base/half.h"
@@ -13,8 +14,8 @@
 void tkv_softmax_ref(struct tkv_kernels *k);
 
 static void scale_scores_ref(const int32_t *restrict si, const float *restrict qscale,
-                             const float *restrict kscale, const float *restrict bias, uint32_t n_rows,
-                             float *restrict s)
+                             const float *restrict kscale, const float *restrict bias,
+                             uint32_t n_rows, float *restrict s)
 {
     for (size_t r = 0; r < n_rows; r++)
         for (size_t t = 0; t < TOKENS; t++) {
@@ -54,7 +55,8 @@ static void softmax_ref(float *restrict s, struct tkv_softmax_row *restrict row)
     float m = row->m;
     for (size_t t = 0; t < TOKENS; t++)
         m = s[t] > m ? s[t] : m;
-    const float base = m == -INFINITY ? 0.0f : m; /* all hidden so far: -inf - 0 still gives weight 0 */
+    const float base =
+        m == -INFINITY ? 0.0f : m; /* all hidden so far: -inf - 0 still gives weight 0 */
     for (size_t t = 0; t < TOKENS; t++)
         s[t] = exp_negative(s[t] - base);
     row->fix = m == row->m ? 1.0f : exp_negative(row->m - m);
@@ -68,7 +70,8 @@ static uint32_t nearest_bits(float x)
     return tkv_f32_bits(x + TKV_ROUND_MAGIC);
 }
 
-static float quantize_weights_ref(const float *restrict p, const float *restrict vscale, uint8_t *restrict w)
+static float quantize_weights_ref(const float *restrict p, const float *restrict vscale,
+                                  uint8_t *restrict w)
 {
     float x[TOKENS], max = 0.0f;
     for (size_t t = 0; t < TOKENS; t++) {

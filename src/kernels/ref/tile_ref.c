@@ -1,6 +1,6 @@
-/* Dot products of query rows with a tile of 64 tokens, and weighted sums of a tile: layouts in kernels.h. The
- * i8 kernels are exact in i32: |sum| <= 127 * 128 * 512 for scores, 64 * 255 * 127 for weighted sums, which
- * is below 2^24 and so exact as f32 as well. */
+/* Dot products of query rows with a tile of 64 tokens, and weighted sums of a tile: layouts in
+ * kernels.h. The i8 kernels are exact in i32: |sum| <= 127 * 128 * 512 for scores, 64 * 255 *
+ * 127 for weighted sums, which is below 2^24 and so exact as f32 as well. */
 #include <math.h>
 
 #include "kernels/kernels.h"
@@ -9,8 +9,8 @@
 
 void tkv_tile_ref(struct tkv_kernels *k);
 
-static void score_i8_ref(const uint8_t *restrict tile, const int8_t *restrict q, uint32_t n_rows, uint32_t D,
-                         int32_t *restrict s)
+static void score_i8_ref(const uint8_t *restrict tile, const int8_t *restrict q, uint32_t n_rows,
+                         uint32_t D, int32_t *restrict s)
 {
     for (size_t r = 0; r < n_rows; r++)
         for (size_t t = 0; t < TOKENS; t++) {
@@ -22,8 +22,9 @@ static void score_i8_ref(const uint8_t *restrict tile, const int8_t *restrict q,
         }
 }
 
-static void wsum_i8_ref(const int8_t *restrict tile, const uint8_t *restrict w, const float *restrict wscale,
-                        uint32_t n_rows, uint32_t D, float *restrict acc)
+static void wsum_i8_ref(const int8_t *restrict tile, const uint8_t *restrict w,
+                        const float *restrict wscale, uint32_t n_rows, uint32_t D,
+                        float *restrict acc)
 {
     for (size_t r = 0; r < n_rows; r++)
         for (size_t c = 0; c < D; c++) {
@@ -35,8 +36,8 @@ static void wsum_i8_ref(const int8_t *restrict tile, const uint8_t *restrict w, 
         }
 }
 
-static void score_f32_ref(const float *restrict kt, const float *restrict q, size_t q_stride, uint32_t n_rows,
-                          uint32_t D, float *restrict s)
+static void score_f32_ref(const float *restrict kt, const float *restrict q, size_t q_stride,
+                          uint32_t n_rows, uint32_t D, float *restrict s)
 {
     for (size_t r = 0; r < n_rows; r++)
         for (size_t t = 0; t < TOKENS; t++) {
@@ -47,8 +48,8 @@ static void score_f32_ref(const float *restrict kt, const float *restrict q, siz
         }
 }
 
-static void wsum_f32_ref(const float *restrict v, const float *restrict w, uint32_t n_rows, uint32_t D,
-                         float *restrict acc)
+static void wsum_f32_ref(const float *restrict v, const float *restrict w, uint32_t n_rows,
+                         uint32_t D, float *restrict acc)
 {
     for (size_t r = 0; r < n_rows; r++)
         for (size_t c = 0; c < D; c++) {

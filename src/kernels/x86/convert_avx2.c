@@ -38,7 +38,8 @@ static void transpose_8x8(const uint16_t *restrict x, size_t x_stride, float *re
 {
     __m128i pair[8], quad[8];
     for (size_t i = 0; i < 4; i++) { /* pair[2i + h]: columns 4h .. 4h + 3 of tokens 2i, 2i + 1 */
-        const __m128i even = load128(x + 2 * i * x_stride), odd = load128(x + (2 * i + 1) * x_stride);
+        const __m128i even = load128(x + 2 * i * x_stride),
+                      odd = load128(x + (2 * i + 1) * x_stride);
         pair[2 * i] = _mm_unpacklo_epi16(even, odd);
         pair[2 * i + 1] = _mm_unpackhi_epi16(even, odd);
     }
@@ -54,7 +55,8 @@ static void transpose_8x8(const uint16_t *restrict x, size_t x_stride, float *re
     }
 }
 
-static void transpose_f16_avx2(const uint16_t *restrict x, size_t x_stride, uint32_t D, float *restrict y)
+static void transpose_f16_avx2(const uint16_t *restrict x, size_t x_stride, uint32_t D,
+                               float *restrict y)
 {
     for (size_t c = 0; c < D; c += 8)
         for (size_t t = 0; t < TOKENS; t += 8)

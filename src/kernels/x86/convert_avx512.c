@@ -1,7 +1,8 @@
 /* f16 <-> f32 for AVX-512: vcvtph2ps and vcvtps2ph are exact and to nearest even; tails by mask.
  *
- * Transpose: 8 columns x 32 tokens at a time. Four rows of 8 halves, 8 tokens apart, fill the four 128-bit parts
- * of a register; three rounds of unpacking turn eight such registers (32 rows) into eight columns of 32 tokens. */
+ * Transpose: 8 columns x 32 tokens at a time. Four rows of 8 halves, 8 tokens apart, fill the four
+ * 128-bit parts of a register; three rounds of unpacking turn eight such registers (32 rows) into
+ * eight columns of 32 tokens. */
 #include <immintrin.h>
 
 #include "base/compiler.h"

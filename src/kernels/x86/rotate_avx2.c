@@ -1,8 +1,8 @@
 /* Rotation for AVX2: order of operations as in rotate_ref.c.
  *
- * Pieces of up to 64 values go through their butterflies in registers (distances 1, 2, 4 by a shuffle and one
- * fma, partner + (+-1) * x), longer distances through memory. Rows with an odd part m > 1 are first gathered into
- * m rows of 2^k, one for each b. */
+ * Pieces of up to 64 values go through their butterflies in registers (distances 1, 2, 4 by a
+ * shuffle and one fma, partner + (+-1) * x), longer distances through memory. Rows with an odd
+ * part m > 1 are first gathered into m rows of 2^k, one for each b. */
 #include <immintrin.h>
 #include <math.h>
 

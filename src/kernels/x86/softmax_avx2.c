@@ -1,4 +1,5 @@
-/* Softmax and 8-bit quantisation for AVX2: the 16 partial sums of the reference are two registers. */
+/* Softmax and 8-bit quantisation for AVX2: the 16 partial sums of the reference are two
+ * registers. */
 #include <immintrin.h>
 #include <math.h>
 
@@ -11,14 +12,16 @@
 void tkv_softmax_avx2(struct tkv_kernels *k);
 
 static void scale_scores_avx2(const int32_t *restrict si, const float *restrict qscale,
-                              const float *restrict kscale, const float *restrict bias, uint32_t n_rows,
-                              float *restrict s)
+                              const float *restrict kscale, const float *restrict bias,
+                              uint32_t n_rows, float *restrict s)
 {
     for (uint32_t r = 0; r < n_rows; r++, si += TOKENS, s += TOKENS) {
         const __m256 qs = _mm256_set1_ps(qscale[r]), add = _mm256_set1_ps(bias[r]);
         for (int t = 0; t < TOKENS; t += 8) {
-            const __m256 x = _mm256_cvtepi32_ps(_mm256_loadu_si256((const __m256i *)(const void *)(si + t)));
-            _mm256_storeu_ps(s + t, _mm256_fmadd_ps(_mm256_mul_ps(x, qs), _mm256_loadu_ps(kscale + t), add));
+            const __m256 x =
+                _mm256_cvtepi32_ps(_mm256_loadu_si256((const __m256i *)(const void *)(si + t)));
+            _mm256_storeu_ps(
+                s + t, _mm256_fmadd_ps(_mm256_mul_ps(x, qs), _mm256_loadu_ps(kscale + t), add));
         }
     }
 }
@@ -54,7 +57,8 @@ TKV_INLINE float fold_max(__m256 x)
     return _mm_cvtss_f32(_mm_max_ss(x4, _mm_movehdup_ps(x4)));
 }
 
-/* _mm256_max_ps gives its second operand where either is a NaN, so NaN logits leave the maximum alone. */
+/* _mm256_max_ps gives its second operand where either is a NaN, so NaN logits leave the maximum
+ * alone. */
 static void softmax_avx2(float *restrict s, struct tkv_softmax_row *restrict row)
 {
     __m256 max = _mm256_set1_ps(row->m);
@@ -74,7 +78,8 @@ static void softmax_avx2(float *restrict s, struct tkv_softmax_row *restrict row
             _mm256_storeu_ps(s + t + h * 8, x);
             sum[h] = t == 0 ? x : _mm256_add_ps(sum[h], x);
         }
-    const __m128 l = _mm_fmadd_ss(_mm_set_ss(row->l), _mm_set_ss(row->fix), _mm_set_ss(fold_sum(sum[0], sum[1])));
+    const __m128 l = _mm_fmadd_ss(_mm_set_ss(row->l), _mm_set_ss(row->fix),
+                                  _mm_set_ss(fold_sum(sum[0], sum[1])));
     row->l = _mm_cvtss_f32(l);
     row->m = m;
 }
@@ -94,7 +99,8 @@ TKV_INLINE __m256i pack_unsigned(const __m256i x[4])
     return _mm256_permutevar8x32_epi32(_mm256_packus_epi16(low, high), order);
 }
 
-static float quantize_weights_avx2(const float *restrict p, const float *restrict vscale, uint8_t *restrict w)
+static float quantize_weights_avx2(const float *restrict p, const float *restrict vscale,
+                                   uint8_t *restrict w)
 {
     __m256 x[TOKENS / 8], max = _mm256_setzero_ps();
     for (int i = 0; i < TOKENS / 8; i++) {

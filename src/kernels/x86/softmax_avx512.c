@@ -1,5 +1,5 @@
-/* Softmax and 8-bit quantisation for AVX-512: a page's 64 tokens are four registers, whose 16 lanes are the 16
- * partial sums of the reference. */
+/* Softmax and 8-bit quantisation for AVX-512: a page's 64 tokens are four registers, whose 16 lanes
+ * are the 16 partial sums of the reference. */
 #include <immintrin.h>
 #include <math.h>
 
@@ -51,9 +51,9 @@ TKV_INLINE float fold_sum(__m512 x)
     return _mm_cvtss_f32(_mm_add_ss(x2, _mm_movehdup_ps(x2)));
 }
 
-/* Most pages of a long context hold no new maximum. A compare finds that out, and then the exponentials need not
- * wait for a reduction. _mm512_max_ps gives its second operand where either is a NaN, so NaN logits leave the
- * maximum alone. */
+/* Most pages of a long context hold no new maximum. A compare finds that out, and then the
+ * exponentials need not wait for a reduction. _mm512_max_ps gives its second operand where either
+ * is a NaN, so NaN logits leave the maximum alone. */
 static void softmax_avx512(float *restrict s, struct tkv_softmax_row *restrict row)
 {
     __m512 x[4], max = _mm512_set1_ps(row->m);

@@ -1,8 +1,9 @@
 /* Tile kernels for AVX2 and FMA. D a multiple of 16.
  *
- * Scores: 4 rows x 16 tokens. vpmaddubsw saturates unless one side stays within 127, so with x = code the
- * product is |x| * (q with the sign of x): 2 * 127 * 127 fits in 16 bits. Weighted sums: weights reach 255, where
- * no sign trick helps, so both sides are widened to 16 bits; 2 rows x 16 channels, tokens summed in pairs. */
+ * Scores: 4 rows x 16 tokens. vpmaddubsw saturates unless one side stays within 127, so with x =
+ * code the product is |x| * (q with the sign of x): 2 * 127 * 127 fits in 16 bits. Weighted
+ * sums: weights reach 255, where no sign trick helps, so both sides are widened to 16 bits; 2
+ * rows x 16 channels, tokens summed in pairs. */
 #include <immintrin.h>
 #include <string.h>
 
@@ -27,7 +28,8 @@ TKV_INLINE __m256i broadcast4(const void *p)
 }
 
 /* One block of 16 tokens: block is [D/4][16 tokens][4 dims]. */
-TKV_INLINE void score_i8_block(const uint8_t *block, const int8_t *q, uint32_t D, int32_t *s, int rows)
+TKV_INLINE void score_i8_block(const uint8_t *block, const int8_t *q, uint32_t D, int32_t *s,
+                               int rows)
 {
     const __m256i ones = _mm256_set1_epi16(1), offset = _mm256_set1_epi8((char)0x80);
     __m256i acc[4][2];
@@ -42,7 +44,8 @@ TKV_INLINE void score_i8_block(const uint8_t *block, const int8_t *q, uint32_t D
         for (int r = 0; r < rows; r++) {
             const __m256i qr = broadcast4(q + (size_t)r * D + d);
             for (int h = 0; h < 2; h++) {
-                const __m256i pairs = _mm256_maddubs_epi16(magnitude[h], _mm256_sign_epi8(qr, x[h]));
+                const __m256i pairs =
+                    _mm256_maddubs_epi16(magnitude[h], _mm256_sign_epi8(qr, x[h]));
                 acc[r][h] = _mm256_add_epi32(acc[r][h], _mm256_madd_epi16(pairs, ones));
             }
         }
@@ -52,22 +55,31 @@ TKV_INLINE void score_i8_block(const uint8_t *block, const int8_t *q, uint32_t D
             _mm256_storeu_si256((__m256i *)(void *)(s + r * TOKENS + h * 8), acc[r][h]);
 }
 
-static void score_i8_avx2(const uint8_t *restrict tile, const int8_t *restrict q, uint32_t n_rows, uint32_t D,
-                          int32_t *restrict s)
+static void score_i8_avx2(const uint8_t *restrict tile, const int8_t *restrict q, uint32_t n_rows,
+                          uint32_t D, int32_t *restrict s)
 {
     for (size_t r = 0; r < n_rows; r += 4, q += (size_t)4 * D, s += 4 * TOKENS)
         for (size_t t = 0; t < TOKENS; t += 16)
             switch (n_rows - r) {
-            case 1: score_i8_block(tile + t * D, q, D, s + t, 1); break;
-            case 2: score_i8_block(tile + t * D, q, D, s + t, 2); break;
-            case 3: score_i8_block(tile + t * D, q, D, s + t, 3); break;
-            default: score_i8_block(tile + t * D, q, D, s + t, 4); break;
+            case 1:
+                score_i8_block(tile + t * D, q, D, s + t, 1);
+                break;
+            case 2:
+                score_i8_block(tile + t * D, q, D, s + t, 2);
+                break;
+            case 3:
+                score_i8_block(tile + t * D, q, D, s + t, 3);
+                break;
+            default:
+                score_i8_block(tile + t * D, q, D, s + t, 4);
+                break;
             }
 }
 
-/* 16 channels; w16 is [rows][64]. sum[r][i] holds channels 4i .. 4i + 3, even and odd pairs of tokens apart. */
-TKV_INLINE void wsum_i8_block(const int8_t *tile, const uint16_t *w16, const float *wscale, uint32_t D, float *acc,
-                              int rows)
+/* 16 channels; w16 is [rows][64]. sum[r][i] holds channels 4i .. 4i + 3, even and odd pairs of
+ * tokens apart. */
+TKV_INLINE void wsum_i8_block(const int8_t *tile, const uint16_t *w16, const float *wscale,
+                              uint32_t D, float *acc, int rows)
 {
     __m256i sum[2][4];
     for (int r = 0; r < rows; r++)
@@ -82,7 +94,8 @@ TKV_INLINE void wsum_i8_block(const int8_t *tile, const uint16_t *w16, const flo
         }
         for (size_t i = 0; i < 4; i++) {
             const int8_t *codes = tile + t * D + i * 16;
-            const __m256i x = _mm256_cvtepi8_epi16(_mm_load_si128((const __m128i *)(const void *)codes));
+            const __m256i x =
+                _mm256_cvtepi8_epi16(_mm_load_si128((const __m128i *)(const void *)codes));
             for (int r = 0; r < rows; r++)
                 sum[r][i] = _mm256_add_epi32(sum[r][i], _mm256_madd_epi16(w[r], x));
         }
@@ -92,12 +105,14 @@ TKV_INLINE void wsum_i8_block(const int8_t *tile, const uint16_t *w16, const flo
             const __m256i pairs = _mm256_hadd_epi32(sum[r][2 * i], sum[r][2 * i + 1]);
             const __m256 x = _mm256_cvtepi32_ps(_mm256_permute4x64_epi64(pairs, 0xd8));
             float *out = acc + (size_t)r * D + i * 8;
-            _mm256_storeu_ps(out, _mm256_fmadd_ps(_mm256_set1_ps(wscale[r]), x, _mm256_loadu_ps(out)));
+            _mm256_storeu_ps(out,
+                             _mm256_fmadd_ps(_mm256_set1_ps(wscale[r]), x, _mm256_loadu_ps(out)));
         }
 }
 
-static void wsum_i8_avx2(const int8_t *restrict tile, const uint8_t *restrict w, const float *restrict wscale,
-                         uint32_t n_rows, uint32_t D, float *restrict acc)
+static void wsum_i8_avx2(const int8_t *restrict tile, const uint8_t *restrict w,
+                         const float *restrict wscale, uint32_t n_rows, uint32_t D,
+                         float *restrict acc)
 {
     uint16_t w16[2 * TOKENS];
     for (size_t r = 0; r < n_rows; r += 2, w += 2 * TOKENS, wscale += 2, acc += (size_t)2 * D) {
@@ -114,15 +129,18 @@ static void wsum_i8_avx2(const int8_t *restrict tile, const uint8_t *restrict w,
     }
 }
 
-/* acc[r][j] (+)= sum_i a[r * a_stride + i] * b[i * b_stride + j], i ascending, for 8 * cols values of j. Scores are
- * queries times the transposed tile, weighted sums are weights times the tile. */
-TKV_INLINE void multiply_block(const float *a, size_t a_stride, const float *b, size_t b_stride, size_t n, float *acc,
-                               size_t acc_stride, int from_acc, int rows, size_t cols)
+/* acc[r][j] (+)= sum_i a[r * a_stride + i] * b[i * b_stride + j], i ascending, for 8 * cols
+ * values of j. Scores are queries times the transposed tile, weighted sums are weights times the
+ * tile. */
+TKV_INLINE void multiply_block(const float *a, size_t a_stride, const float *b, size_t b_stride,
+                               size_t n, float *acc, size_t acc_stride, int from_acc, int rows,
+                               size_t cols)
 {
     __m256 sum[6][8];
     for (int r = 0; r < rows; r++)
         for (size_t j = 0; j < cols; j++)
-            sum[r][j] = from_acc ? _mm256_loadu_ps(acc + (size_t)r * acc_stride + j * 8) : _mm256_setzero_ps();
+            sum[r][j] = from_acc ? _mm256_loadu_ps(acc + (size_t)r * acc_stride + j * 8)
+                                 : _mm256_setzero_ps();
     for (size_t i = 0; i < n; i++) {
         __m256 x[8];
         for (size_t j = 0; j < cols; j++) {
@@ -141,9 +159,10 @@ TKV_INLINE void multiply_block(const float *a, size_t a_stride, const float *b, 
             _mm256_storeu_ps(acc + (size_t)r * acc_stride + j * 8, sum[r][j]);
 }
 
-/* All n_j columns (a multiple of 16). Few rows take more columns at a time, for enough independent chains. */
-TKV_INLINE void multiply_rows(const float *a, size_t a_stride, const float *b, size_t n_j, size_t n, float *acc,
-                              int from_acc, int rows)
+/* All n_j columns (a multiple of 16). Few rows take more columns at a time, for enough
+ * independent chains. */
+TKV_INLINE void multiply_rows(const float *a, size_t a_stride, const float *b, size_t n_j, size_t n,
+                              float *acc, int from_acc, int rows)
 {
     size_t j = 0;
     if (rows == 1)
@@ -151,28 +170,31 @@ TKV_INLINE void multiply_rows(const float *a, size_t a_stride, const float *b, s
             multiply_block(a, a_stride, b + j, n_j, n, acc + j, n_j, from_acc, rows, 8);
     if (rows <= 3)
         for (; j + 32 <= n_j; j += 32)
-            multiply_block(a, a_stride, b + j, n_j, n, acc + j, n_j, from_acc, rows, rows <= 3 ? 4 : 2);
+            multiply_block(a, a_stride, b + j, n_j, n, acc + j, n_j, from_acc, rows,
+                           rows <= 3 ? 4 : 2);
     for (; j < n_j; j += 16)
         multiply_block(a, a_stride, b + j, n_j, n, acc + j, n_j, from_acc, rows, 2);
 }
 
-static void score_f32_avx2(const float *restrict kt, const float *restrict q, size_t q_stride, uint32_t n_rows,
-                           uint32_t D, float *restrict s)
+static void score_f32_avx2(const float *restrict kt, const float *restrict q, size_t q_stride,
+                           uint32_t n_rows, uint32_t D, float *restrict s)
 {
     for (uint32_t r = 0, n; r < n_rows; r += n) {
         n = tkv_row_block(n_rows - r);
-#define BODY(rows) multiply_rows(q + r * q_stride, q_stride, kt, TOKENS, D, s + (size_t)r * TOKENS, 0, rows)
+#define BODY(rows)                                                                                 \
+    multiply_rows(q + r * q_stride, q_stride, kt, TOKENS, D, s + (size_t)r * TOKENS, 0, rows)
         TKV_SWITCH_ROWS(n, BODY)
 #undef BODY
     }
 }
 
-static void wsum_f32_avx2(const float *restrict v, const float *restrict w, uint32_t n_rows, uint32_t D,
-                          float *restrict acc)
+static void wsum_f32_avx2(const float *restrict v, const float *restrict w, uint32_t n_rows,
+                          uint32_t D, float *restrict acc)
 {
     for (uint32_t r = 0, n; r < n_rows; r += n) {
         n = tkv_row_block(n_rows - r);
-#define BODY(rows) multiply_rows(w + (size_t)r * TOKENS, TOKENS, v, D, TOKENS, acc + (size_t)r * D, 1, rows)
+#define BODY(rows)                                                                                 \
+    multiply_rows(w + (size_t)r * TOKENS, TOKENS, v, D, TOKENS, acc + (size_t)r * D, 1, rows)
         TKV_SWITCH_ROWS(n, BODY)
 #undef BODY
     }

@@ -1,12 +1,13 @@
 /* Tile kernels for AVX-512 with VNNI. D a multiple of 16.
  *
- * A block of `rows` (1 to 6) x 4 registers of accumulators covers the 64 tokens of a score, or 64 channels of a
- * weighted sum: 6 x 4 accumulators, 4 tile registers and one broadcast fill the register file, and each tile
- * register serves all rows. vpdpbusd wants one unsigned side: for keys it is the tile (code + 128, and
- * 128 * sum(q) comes off at the end), for values it is the weights.
+ * A block of `rows` (1 to 6) x 4 registers of accumulators covers the 64 tokens of a score, or
+ * 64 channels of a weighted sum: 6 x 4 accumulators, 4 tile registers and one broadcast fill the
+ * register file, and each tile register serves all rows. vpdpbusd wants one unsigned side: for
+ * keys it is the tile (code + 128, and 128 * sum(q) comes off at the end), for values it is the
+ * weights.
  *
- * One or two rows alone have too few chains to hide the latency of vpdpbusd: they sum even and odd groups of
- * dims apart, or take 128 channels. */
+ * One or two rows alone have too few chains to hide the latency of vpdpbusd: they sum even and
+ * odd groups of dims apart, or take 128 channels. */
 #include <immintrin.h>
 #include <string.h>
 
@@ -26,8 +27,8 @@ TKV_INLINE __m512i broadcast4(const void *p)
     return _mm512_set1_epi32(x);
 }
 
-/* acc += sums of four products, u unsigned, s signed. By hand because gcc copies the accumulator into a fresh
- * register before its builtin and then runs out of registers. */
+/* acc += sums of four products, u unsigned, s signed. By hand because gcc copies the accumulator
+ * into a fresh register before its builtin and then runs out of registers. */
 TKV_INLINE void dot4(__m512i *acc, __m512i u, __m512i s)
 {
     __asm__("vpdpbusd %2, %1, %0" : "+v"(*acc) : "v"(u), "v"(s));
@@ -46,7 +47,8 @@ TKV_INLINE int32_t minus_128_sum(const int8_t *q, uint32_t D)
 }
 
 /* `chains` (1 or 2) sums run side by side, of the even and of the odd groups of four dims. */
-TKV_INLINE void score_i8_rows(const uint8_t *tile, const int8_t *q, uint32_t D, int32_t *s, int rows, size_t chains)
+TKV_INLINE void score_i8_rows(const uint8_t *tile, const int8_t *q, uint32_t D, int32_t *s,
+                              int rows, size_t chains)
 {
     __m512i acc[2][6][4];
     int32_t offset[6];
@@ -71,24 +73,26 @@ TKV_INLINE void score_i8_rows(const uint8_t *tile, const int8_t *q, uint32_t D, 
     for (int r = 0; r < rows; r++)
         for (int b = 0; b < 4; b++) {
             const __m512i sum = _mm512_add_epi32(acc[0][r][b], acc[1][r][b]);
-            _mm512_storeu_si512(s + r * TOKENS + b * 16, _mm512_add_epi32(sum, _mm512_set1_epi32(offset[r])));
+            _mm512_storeu_si512(s + r * TOKENS + b * 16,
+                                _mm512_add_epi32(sum, _mm512_set1_epi32(offset[r])));
         }
 }
 
-static void score_i8_avx512(const uint8_t *restrict tile, const int8_t *restrict q, uint32_t n_rows, uint32_t D,
-                            int32_t *restrict s)
+static void score_i8_avx512(const uint8_t *restrict tile, const int8_t *restrict q, uint32_t n_rows,
+                            uint32_t D, int32_t *restrict s)
 {
     for (uint32_t r = 0, n; r < n_rows; r += n) {
         n = tkv_row_block(n_rows - r);
-#define BODY(rows) score_i8_rows(tile, q + (size_t)r * D, D, s + (size_t)r * TOKENS, rows, (rows) <= 2 ? 2 : 1)
+#define BODY(rows)                                                                                 \
+    score_i8_rows(tile, q + (size_t)r * D, D, s + (size_t)r * TOKENS, rows, (rows) <= 2 ? 2 : 1)
         TKV_SWITCH_ROWS(n, BODY)
 #undef BODY
     }
 }
 
 /* rows x (16 * cols) channels from channel c on. */
-TKV_INLINE void wsum_i8_block(const int8_t *tile, const uint8_t *w, const float *wscale, uint32_t D, float *acc,
-                              int rows, size_t cols)
+TKV_INLINE void wsum_i8_block(const int8_t *tile, const uint8_t *w, const float *wscale, uint32_t D,
+                              float *acc, int rows, size_t cols)
 {
     __m512i sum[6][8];
     for (int r = 0; r < rows; r++)
@@ -110,12 +114,13 @@ TKV_INLINE void wsum_i8_block(const int8_t *tile, const uint8_t *w, const float 
         for (size_t i = 0; i < cols; i++) {
             float *out = acc + (size_t)r * D + i * 16;
             const __m512 x = _mm512_cvtepi32_ps(sum[r][i]);
-            _mm512_storeu_ps(out, _mm512_fmadd_ps(_mm512_set1_ps(wscale[r]), x, _mm512_loadu_ps(out)));
+            _mm512_storeu_ps(out,
+                             _mm512_fmadd_ps(_mm512_set1_ps(wscale[r]), x, _mm512_loadu_ps(out)));
         }
 }
 
-TKV_INLINE void wsum_i8_rows(const int8_t *tile, const uint8_t *w, const float *wscale, uint32_t D, float *acc,
-                             int rows)
+TKV_INLINE void wsum_i8_rows(const int8_t *tile, const uint8_t *w, const float *wscale, uint32_t D,
+                             float *acc, int rows)
 {
     uint32_t c = 0;
     if (rows <= 2)
@@ -124,24 +129,33 @@ TKV_INLINE void wsum_i8_rows(const int8_t *tile, const uint8_t *w, const float *
     for (; c + 64 <= D; c += 64)
         wsum_i8_block(tile + c * 4, w, wscale, D, acc + c, rows, 4);
     switch ((D - c) / 16) {
-    case 1: wsum_i8_block(tile + c * 4, w, wscale, D, acc + c, rows, 1); break;
-    case 2: wsum_i8_block(tile + c * 4, w, wscale, D, acc + c, rows, 2); break;
-    case 3: wsum_i8_block(tile + c * 4, w, wscale, D, acc + c, rows, 3); break;
+    case 1:
+        wsum_i8_block(tile + c * 4, w, wscale, D, acc + c, rows, 1);
+        break;
+    case 2:
+        wsum_i8_block(tile + c * 4, w, wscale, D, acc + c, rows, 2);
+        break;
+    case 3:
+        wsum_i8_block(tile + c * 4, w, wscale, D, acc + c, rows, 3);
+        break;
     }
 }
 
-static void wsum_i8_avx512(const int8_t *restrict tile, const uint8_t *restrict w, const float *restrict wscale,
-                           uint32_t n_rows, uint32_t D, float *restrict acc)
+static void wsum_i8_avx512(const int8_t *restrict tile, const uint8_t *restrict w,
+                           const float *restrict wscale, uint32_t n_rows, uint32_t D,
+                           float *restrict acc)
 {
     for (uint32_t r = 0, n; r < n_rows; r += n) {
         n = tkv_row_block(n_rows - r);
-#define BODY(rows) wsum_i8_rows(tile, w + (size_t)r * TOKENS, wscale + r, D, acc + (size_t)r * D, rows)
+#define BODY(rows)                                                                                 \
+    wsum_i8_rows(tile, w + (size_t)r * TOKENS, wscale + r, D, acc + (size_t)r * D, rows)
         TKV_SWITCH_ROWS(n, BODY)
 #undef BODY
     }
 }
 
-TKV_INLINE void score_f32_rows(const float *kt, const float *q, size_t q_stride, uint32_t D, float *s, int rows)
+TKV_INLINE void score_f32_rows(const float *kt, const float *q, size_t q_stride, uint32_t D,
+                               float *s, int rows)
 {
     __m512 acc[6][4];
     for (int r = 0; r < rows; r++)
@@ -164,8 +178,8 @@ TKV_INLINE void score_f32_rows(const float *kt, const float *q, size_t q_stride,
             _mm512_storeu_ps(s + r * TOKENS + b * 16, acc[r][b]);
 }
 
-static void score_f32_avx512(const float *restrict kt, const float *restrict q, size_t q_stride, uint32_t n_rows,
-                             uint32_t D, float *restrict s)
+static void score_f32_avx512(const float *restrict kt, const float *restrict q, size_t q_stride,
+                             uint32_t n_rows, uint32_t D, float *restrict s)
 {
     for (uint32_t r = 0, n; r < n_rows; r += n) {
         n = tkv_row_block(n_rows - r);
@@ -175,7 +189,8 @@ static void score_f32_avx512(const float *restrict kt, const float *restrict q, 
     }
 }
 
-TKV_INLINE void wsum_f32_block(const float *v, const float *w, uint32_t D, float *acc, int rows, size_t cols)
+TKV_INLINE void wsum_f32_block(const float *v, const float *w, uint32_t D, float *acc, int rows,
+                               size_t cols)
 {
     __m512 sum[6][8];
     for (int r = 0; r < rows; r++)
@@ -207,14 +222,20 @@ TKV_INLINE void wsum_f32_rows(const float *v, const float *w, uint32_t D, float 
     for (; c + 64 <= D; c += 64)
         wsum_f32_block(v + c, w, D, acc + c, rows, 4);
     switch ((D - c) / 16) {
-    case 1: wsum_f32_block(v + c, w, D, acc + c, rows, 1); break;
-    case 2: wsum_f32_block(v + c, w, D, acc + c, rows, 2); break;
-    case 3: wsum_f32_block(v + c, w, D, acc + c, rows, 3); break;
+    case 1:
+        wsum_f32_block(v + c, w, D, acc + c, rows, 1);
+        break;
+    case 2:
+        wsum_f32_block(v + c, w, D, acc + c, rows, 2);
+        break;
+    case 3:
+        wsum_f32_block(v + c, w, D, acc + c, rows, 3);
+        break;
     }
 }
 
-static void wsum_f32_avx512(const float *restrict v, const float *restrict w, uint32_t n_rows, uint32_t D,
-                            float *restrict acc)
+static void wsum_f32_avx512(const float *restrict v, const float *restrict w, uint32_t n_rows,
+                            uint32_t D, float *restrict acc)
 {
     for (uint32_t r = 0, n; r < n_rows; r += n) {
         n = tkv_row_block(n_rows - r);
