@@ -29,6 +29,11 @@ static tkv_kind kind_of(const struct ggml_tensor *t)
     return strstr(t->name, "v_l") != NULL ? TKV_V : TKV_K;
 }
 
+static size_t whole_pages(size_t n_tokens)
+{
+    return (n_tokens + TKV_PAGE_TOKENS - 1) / TKV_PAGE_TOKENS * TKV_PAGE_TOKENS;
+}
+
 size_t tkg_root_estimate(const struct ggml_tensor *t, uint32_t head_dim)
 {
     /* Most models have heads of 128; where that cannot be, the largest power of two that can. */
@@ -43,7 +48,7 @@ size_t tkg_root_estimate(const struct ggml_tensor *t, uint32_t head_dim)
         return ggml_nbytes(t);
     }
     const size_t n_slots = (size_t)t->ne[1], n_streams = (size_t)t->ne[2];
-    const size_t exact = spec->sink + spec->tail + 2 * TKV_PAGE_TOKENS;
+    const size_t exact = whole_pages(spec->sink) + whole_pages(spec->tail);
     const size_t n_open = exact < n_slots ? exact : n_slots;
     const size_t n_pages = (n_slots - n_open + TKV_PAGE_TOKENS - 1) / TKV_PAGE_TOKENS;
     const size_t n_heads = (size_t)t->ne[0] / head_dim;
