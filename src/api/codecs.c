@@ -89,35 +89,46 @@ static void load_rows(const struct work *w, const uint8_t *rows, tkv_type type, 
     memset(w->x + n * D, 0, (TKV_PAGE_TOKENS - n) * (size_t)D * sizeof(float));
 }
 
-static bool finite_f16(const float *x, size_t n)
+/* Whether f16 can hold every value of a row: in integers, which compilers turn into vectors. */
+static bool fits_f16(const uint8_t *row, tkv_type type, size_t D)
 {
-    bool good = true;
-    for (size_t i = 0; i < n; i++)
-        good &= fabsf(x[i]) <= 65504.0f; /* false for NaN */
-    return good;
+    uint32_t bad = 0;
+    if (type == TKV_F16)
+        for (size_t d = 0; d < D; d++) {
+            uint16_t h;
+            memcpy(&h, row + d * sizeof h, sizeof h);
+            bad |= (h & 0x7fffu) > 0x7bffu; /* beyond 65504: infinity or NaN */
+        }
+    else
+        for (size_t d = 0; d < D; d++) {
+            uint32_t u;
+            memcpy(&u, row + d * sizeof u, sizeof u);
+            bad |= (u & 0x7fffffffu) > 0x477fe000u; /* the same in f32 */
+        }
+    return bad == 0;
 }
 
-/* Two passes, so that a bad value leaves `pages` untouched. */
-static tkv_status encode_pages(const struct work *w, const uint8_t *rows, tkv_type type, size_t stride, size_t n_tokens,
-                               uint8_t *pages, bool write, tkv_error *err)
+static tkv_status check_rows(const uint8_t *rows, tkv_type type, size_t stride, size_t n_tokens, size_t D, tkv_error *err)
+{
+    for (size_t t = 0; t < n_tokens; t++)
+        if (!fits_f16(rows + t * stride, type, D))
+            return tkv_fail(err, TKV_ERR_NONFINITE, "a value of token %zu is NaN, infinite or over 65504", t);
+    return TKV_OK;
+}
+
+static void encode_pages(const struct work *w, const uint8_t *rows, tkv_type type, size_t stride, size_t n_tokens,
+                         uint8_t *pages)
 {
     const size_t D = w->env.head_dim;
+    void *scratch = (uint8_t *)w->x + tkv_align_up(sizeof(float) * TKV_PAGE_TOKENS * D);
     for (size_t p = 0; p < n_pages(n_tokens); p++) {
         const size_t first = p * TKV_PAGE_TOKENS;
         const size_t n = n_tokens - first < TKV_PAGE_TOKENS ? n_tokens - first : TKV_PAGE_TOKENS;
         load_rows(w, rows + first * stride, type, stride, n);
-        if (!write) {
-            if (!finite_f16(w->x, n * D))
-                return tkv_fail(err, TKV_ERR_NONFINITE, "a value of tokens %zu to %zu is NaN, infinite or over 65504", first,
-                                first + n - 1);
-            continue;
-        }
         if (w->rotates)
             w->env.kernels->rotate(w->x, TKV_PAGE_TOKENS, w->env.head_dim, w->sign);
-        void *scratch = (uint8_t *)w->x + tkv_align_up(sizeof(float) * TKV_PAGE_TOKENS * D);
         w->ops->encode(&w->env, w->x, first_bits(n), pages + p * w->page_bytes, scratch);
     }
-    return TKV_OK;
 }
 
 tkv_status tkv_encode(tkv_context *ctx, tkv_codec codec, tkv_kind kind, uint32_t head_dim, const void *rows, tkv_type type,
@@ -130,8 +141,10 @@ tkv_status tkv_encode(tkv_context *ctx, tkv_codec codec, tkv_kind kind, uint32_t
     if (n_pages(n_tokens) > capacity / w.page_bytes)
         status = tkv_fail(err, TKV_ERR_RANGE, "%zu tokens need %zu pages of %zu bytes, the buffer has %zu bytes", n_tokens,
                           n_pages(n_tokens), w.page_bytes, capacity);
-    for (int write = 0; write <= 1 && status == TKV_OK; write++)
-        status = encode_pages(&w, rows, type, row_stride, n_tokens, pages, write, err);
+    if (status == TKV_OK)
+        status = check_rows(rows, type, row_stride, n_tokens, head_dim, err);
+    if (status == TKV_OK)
+        encode_pages(&w, rows, type, row_stride, n_tokens, pages);
     tkv_free(&ctx->allocator, w.x, w.scratch_bytes);
     return status;
 }
