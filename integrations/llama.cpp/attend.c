@@ -1,21 +1,25 @@
-/* attend.c: the two operations that a coded cache exists for: writing rows, and attention over them. */
+/* attend.c: the two operations that a coded cache exists for: writing rows, and attention over
+ * them. */
 #include <math.h>
 #include <string.h>
 
 #include "plugin.h"
 
-/* ---- SET_ROWS -------------------------------------------------------------------------------------------- */
+/* ---- SET_ROWS --------------------------------------------------------------------------- */
 
 static bool set_rows_fits(const struct tkg_root *root, const struct ggml_tensor *node)
 {
     const struct ggml_tensor *rows = node->src[0], *index = node->src[1];
-    return (size_t)node->ne[0] * sizeof(ggml_fp16_t) == root->row_bytes && node->nb[1] == root->row_bytes
-           && node->view_offs % root->row_bytes == 0 && (rows->type == GGML_TYPE_F32 || rows->type == GGML_TYPE_F16)
-           && rows->ne[2] == 1 && rows->ne[3] == 1 && rows->nb[0] == ggml_type_size(rows->type)
-           && (index->type == GGML_TYPE_I64 || index->type == GGML_TYPE_I32) && ggml_is_contiguous(index);
+    return (size_t)node->ne[0] * sizeof(ggml_fp16_t) == root->row_bytes &&
+           node->nb[1] == root->row_bytes && node->view_offs % root->row_bytes == 0 &&
+           (rows->type == GGML_TYPE_F32 || rows->type == GGML_TYPE_F16) && rows->ne[2] == 1 &&
+           rows->ne[3] == 1 && rows->nb[0] == ggml_type_size(rows->type) &&
+           (index->type == GGML_TYPE_I64 || index->type == GGML_TYPE_I32) &&
+           ggml_is_contiguous(index);
 }
 
-static const int64_t *slots_of(struct tkg_backend *be, const struct tkg_root *root, const struct ggml_tensor *node)
+static const int64_t *slots_of(struct tkg_backend *be, const struct tkg_root *root,
+                               const struct ggml_tensor *node)
 {
     const struct ggml_tensor *index = node->src[1];
     const size_t n = (size_t)index->ne[0];
@@ -31,9 +35,10 @@ static const int64_t *slots_of(struct tkg_backend *be, const struct tkg_root *ro
     return slots;
 }
 
-/* Positions of the rows being written, kept for the values and for layers without a ROPE of their own. */
-static const int32_t *positions_for(struct tkg_backend *be, struct tkg_root *root, const struct ggml_tensor *node,
-                                    const int64_t *slots, size_t n)
+/* Positions of the rows being written, kept for the values and for layers without a ROPE of their
+ * own. */
+static const int32_t *positions_for(struct tkg_backend *be, struct tkg_root *root,
+                                    const struct ggml_tensor *node, const int64_t *slots, size_t n)
 {
     struct tkg_cells *cells = root->cells;
     const int64_t n_cells = cells->n_slots * cells->n_streams;
@@ -51,7 +56,8 @@ static const int32_t *positions_for(struct tkg_backend *be, struct tkg_root *roo
         }
         if (cells->pos[slots[i]] <= 0) {
             if (tkg_first_time(TKG_ONCE_NO_POSITIONS)) {
-                tkg_log(GGML_LOG_LEVEL_WARN, "%s: no ROPE gives positions: the first tokens are coded like the others",
+                tkg_log(GGML_LOG_LEVEL_WARN,
+                        "%s: no ROPE gives positions: the first tokens are coded like the others",
                         root->name);
             }
             return NULL;
@@ -80,33 +86,38 @@ enum ggml_status tkg_set_rows(struct tkg_backend *be, struct ggml_tensor *node)
                                                                             : GGML_STATUS_FAILED;
 }
 
-/* ---- FLASH_ATTN_EXT ---------------------------------------------------------------------------------------- */
+/* ---- FLASH_ATTN_EXT --------------------------------------------------------------------- */
 
-/* Rows of [head_dim] of one KV head after the other, whole rows of the root, from the start of a stream. */
+/* Rows of [head_dim] of one KV head after the other, whole rows of the root, from the start of a
+ * stream. */
 static bool view_fits(const struct ggml_tensor *t)
 {
     const size_t head_bytes = (size_t)t->ne[0] * sizeof(ggml_fp16_t);
     const size_t row_bytes = head_bytes * (size_t)t->ne[2];
     const struct ggml_tensor *leaf = tkg_leaf(t);
-    return t->type == GGML_TYPE_F16 && t->nb[0] == sizeof(ggml_fp16_t) && t->nb[2] == head_bytes
-           && t->nb[1] == row_bytes && leaf->nb[1] == row_bytes && (t->ne[3] == 1 || t->nb[3] == leaf->nb[2])
-           && t->view_offs % leaf->nb[2] == 0;
+    return t->type == GGML_TYPE_F16 && t->nb[0] == sizeof(ggml_fp16_t) && t->nb[2] == head_bytes &&
+           t->nb[1] == row_bytes && leaf->nb[1] == row_bytes &&
+           (t->ne[3] == 1 || t->nb[3] == leaf->nb[2]) && t->view_offs % leaf->nb[2] == 0;
 }
 
 bool tkg_flash_attn_fits(const struct ggml_tensor *node)
 {
-    const struct ggml_tensor *q = node->src[0], *k = node->src[1], *v = node->src[2], *mask = node->src[3];
+    const struct ggml_tensor *q = node->src[0], *k = node->src[1], *v = node->src[2],
+                             *mask = node->src[3];
     const struct ggml_tensor *sinks = node->src[4];
-    return q->type == GGML_TYPE_F32 && q->nb[0] == sizeof(float) && node->nb[0] == sizeof(float) && view_fits(k)
-           && view_fits(v) && k->ne[2] == v->ne[2] && k->ne[1] == v->ne[1] && k->ne[3] == v->ne[3]
-           && k->view_offs / tkg_leaf(k)->nb[2] == v->view_offs / tkg_leaf(v)->nb[2] && q->ne[2] % k->ne[2] == 0
-           && q->ne[3] == k->ne[3]
-           && (mask == NULL || (mask->type == GGML_TYPE_F16 && mask->ne[2] == 1 && mask->ne[0] >= k->ne[1]))
-           && (sinks == NULL || sinks->type == GGML_TYPE_F32);
+    return q->type == GGML_TYPE_F32 && q->nb[0] == sizeof(float) && node->nb[0] == sizeof(float) &&
+           view_fits(k) && view_fits(v) && k->ne[2] == v->ne[2] && k->ne[1] == v->ne[1] &&
+           k->ne[3] == v->ne[3] &&
+           k->view_offs / tkg_leaf(k)->nb[2] == v->view_offs / tkg_leaf(v)->nb[2] &&
+           q->ne[2] % k->ne[2] == 0 && q->ne[3] == k->ne[3] &&
+           (mask == NULL ||
+            (mask->type == GGML_TYPE_F16 && mask->ne[2] == 1 && mask->ne[0] >= k->ne[1])) &&
+           (sinks == NULL || sinks->type == GGML_TYPE_F32);
 }
 
 /* ALiBi: a factor on the mask for each head, by the rule of ggml's own kernels. */
-static bool fill_slopes(struct tkg_backend *be, float max_bias, uint32_t n_heads, const float **slopes)
+static bool fill_slopes(struct tkg_backend *be, float max_bias, uint32_t n_heads,
+                        const float **slopes)
 {
     *slopes = NULL;
     if (max_bias <= 0) {
@@ -143,7 +154,8 @@ static void measure(tkv_cache *cache, const tkv_attend_params *p)
 }
 
 /* Everything of the call that does not depend on the stream. */
-static bool fill_params(struct tkg_backend *be, const struct ggml_tensor *node, tkv_attend_params *p)
+static bool fill_params(struct tkg_backend *be, const struct ggml_tensor *node,
+                        tkv_attend_params *p)
 {
     const struct ggml_tensor *q = node->src[0], *mask = node->src[3], *sinks = node->src[4];
     float max_bias;
@@ -164,8 +176,8 @@ static bool fill_params(struct tkg_backend *be, const struct ggml_tensor *node, 
     return fill_slopes(be, max_bias, p->n_q_heads, &p->slopes);
 }
 
-static enum ggml_status attend_stream(struct tkg_root *k, const struct ggml_tensor *node, int64_t i_stream,
-                                      tkv_attend_params *p)
+static enum ggml_status attend_stream(struct tkg_root *k, const struct ggml_tensor *node,
+                                      int64_t i_stream, tkv_attend_params *p)
 {
     const struct ggml_tensor *q = node->src[0], *mask = node->src[3];
     const int64_t n_all = q->ne[1] * q->ne[3];
@@ -173,8 +185,12 @@ static enum ggml_status attend_stream(struct tkg_root *k, const struct ggml_tens
     p->layer = k->layer;
     p->q = (const float *)((const char *)q->data + (size_t)i_stream * q->nb[3]);
     p->out = (float *)((char *)node->data + (size_t)i_stream * node->nb[3]);
-    p->first_slot = ((int64_t)(node->src[1]->view_offs / tkg_leaf(node->src[1])->nb[2]) + i_stream) * k->n_slots;
-    p->mask = mask != NULL ? (const char *)mask->data + (size_t)(i_stream % mask->ne[3]) * mask->nb[3] : NULL;
+    p->first_slot =
+        ((int64_t)(node->src[1]->view_offs / tkg_leaf(node->src[1])->nb[2]) + i_stream) *
+        k->n_slots;
+    p->mask = mask != NULL
+                  ? (const char *)mask->data + (size_t)(i_stream % mask->ne[3]) * mask->nb[3]
+                  : NULL;
     p->q_pos = q_pos != NULL ? q_pos + i_stream * q->ne[1] : NULL;
     tkv_error err = {{0}};
     const tkv_status status = tkv_attend(k->buffer->cache, p, &err);

@@ -1,9 +1,11 @@
-/* buffer.c: the buffer type and its buffers. Memory is reserved and commits itself where it is touched. A buffer in
- * which llama.cpp places cache tensors gets a root for each; their addresses are names only, and the bytes go through
- * rows.c. Everything else (outputs of attention, states of recurrent layers) is plain memory.
+/* buffer.c: the buffer type and its buffers. Memory is reserved and commits itself where it is
+ * touched. A buffer in which llama.cpp places cache tensors gets a root for each; their addresses
+ * are names only, and the bytes go through rows.c. Everything else (outputs of attention, states of
+ * recurrent layers) is plain memory.
  *
- * What a buffer reports as its size is what its coded tensors are estimated to need. ggml asserts in debug builds that a
- * tensor takes at least its nominal size; TIGHTKV_SIZE=nominal reports that instead. */
+ * What a buffer reports as its size is what its coded tensors are estimated to need. ggml asserts
+ * in debug builds that a tensor takes at least its nominal size; TIGHTKV_SIZE=nominal reports that
+ * instead. */
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -14,7 +16,8 @@
 
 char *tkg_map(size_t bytes)
 {
-    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+                   -1, 0);
     return p != MAP_FAILED ? p : NULL;
 }
 
@@ -32,7 +35,7 @@ void tkg_map_clear(char *p, size_t bytes)
     }
 }
 
-/* ---- one buffer ---------------------------------------------------------------------------------- */
+/* ---- one buffer ------------------------------------------------------------------------- */
 
 static void unlink_buffer(struct tkg_buffer *buffer)
 {
@@ -85,7 +88,8 @@ static enum ggml_status buffer_init_tensor(ggml_backend_buffer_t b, struct ggml_
     }
     if (t->type != GGML_TYPE_F16) {
         if (tkg_first_time(TKG_ONCE_TYPE)) {
-            tkg_log(GGML_LOG_LEVEL_WARN, "%s and others are %s: only f16 caches are coded, these stay as they are",
+            tkg_log(GGML_LOG_LEVEL_WARN,
+                    "%s and others are %s: only f16 caches are coded, these stay as they are",
                     t->name, ggml_type_name(t->type));
         }
         return GGML_STATUS_SUCCESS;
@@ -102,9 +106,10 @@ static enum ggml_status buffer_init_tensor(ggml_backend_buffer_t b, struct ggml_
     return t->extra != NULL ? GGML_STATUS_SUCCESS : GGML_STATUS_ALLOC_FAILED;
 }
 
-/* ---- bytes in and out ------------------------------------------------------------------------------- */
+/* ---- bytes in and out ------------------------------------------------------------------- */
 
-static void buffer_get(ggml_backend_buffer_t b, const struct ggml_tensor *t, void *data, size_t offset, size_t size)
+static void buffer_get(ggml_backend_buffer_t b, const struct ggml_tensor *t, void *data,
+                       size_t offset, size_t size)
 {
     (void)b;
     struct tkg_root *root = tkg_root_of(t);
@@ -116,7 +121,8 @@ static void buffer_get(ggml_backend_buffer_t b, const struct ggml_tensor *t, voi
     }
 }
 
-static void buffer_set(ggml_backend_buffer_t b, struct ggml_tensor *t, const void *data, size_t offset, size_t size)
+static void buffer_set(ggml_backend_buffer_t b, struct ggml_tensor *t, const void *data,
+                       size_t offset, size_t size)
 {
     (void)b;
     struct tkg_root *root = tkg_root_of(t);
@@ -127,23 +133,26 @@ static void buffer_set(ggml_backend_buffer_t b, struct ggml_tensor *t, const voi
     }
 }
 
-static void buffer_get_2d(ggml_backend_buffer_t b, const struct ggml_tensor *t, void *data, size_t offset, size_t size,
-                          size_t n_copies, size_t stride_tensor, size_t stride_data)
+static void buffer_get_2d(ggml_backend_buffer_t b, const struct ggml_tensor *t, void *data,
+                          size_t offset, size_t size, size_t n_copies, size_t stride_tensor,
+                          size_t stride_data)
 {
     for (size_t i = 0; i < n_copies; i++) {
         buffer_get(b, t, (char *)data + i * stride_data, offset + i * stride_tensor, size);
     }
 }
 
-static void buffer_set_2d(ggml_backend_buffer_t b, struct ggml_tensor *t, const void *data, size_t offset, size_t size,
-                          size_t n_copies, size_t stride_tensor, size_t stride_data)
+static void buffer_set_2d(ggml_backend_buffer_t b, struct ggml_tensor *t, const void *data,
+                          size_t offset, size_t size, size_t n_copies, size_t stride_tensor,
+                          size_t stride_data)
 {
     for (size_t i = 0; i < n_copies; i++) {
         buffer_set(b, t, (const char *)data + i * stride_data, offset + i * stride_tensor, size);
     }
 }
 
-static void buffer_memset(ggml_backend_buffer_t b, struct ggml_tensor *t, uint8_t value, size_t offset, size_t size)
+static void buffer_memset(ggml_backend_buffer_t b, struct ggml_tensor *t, uint8_t value,
+                          size_t offset, size_t size)
 {
     if (tkg_root_of(t) == NULL) {
         memset((char *)t->data + offset, value, size);
@@ -157,8 +166,10 @@ static void buffer_memset(ggml_backend_buffer_t b, struct ggml_tensor *t, uint8_
     }
 }
 
-/* Both ends in our memory, same layout (ggml checks). Streams of one coded root copy as coded pages. */
-static bool buffer_cpy(ggml_backend_buffer_t b, const struct ggml_tensor *src, struct ggml_tensor *dst)
+/* Both ends in our memory, same layout (ggml checks). Streams of one coded root copy as coded
+ * pages. */
+static bool buffer_cpy(ggml_backend_buffer_t b, const struct ggml_tensor *src,
+                       struct ggml_tensor *dst)
 {
     if (!tkg_buffer_is_ours(src->buffer)) {
         return false;
@@ -174,11 +185,12 @@ static bool buffer_cpy(ggml_backend_buffer_t b, const struct ggml_tensor *src, s
         buffer_get(src->buffer, src, dst->data, 0, bytes);
         return true;
     }
-    if (from != to || bytes % to->row_bytes != 0 || src->view_offs % to->row_bytes != 0
-        || dst->view_offs % to->row_bytes != 0) {
+    if (from != to || bytes % to->row_bytes != 0 || src->view_offs % to->row_bytes != 0 ||
+        dst->view_offs % to->row_bytes != 0) {
         return false;
     }
-    return tkg_rows_copy(to, (int64_t)(dst->view_offs / to->row_bytes), (int64_t)(src->view_offs / to->row_bytes),
+    return tkg_rows_copy(to, (int64_t)(dst->view_offs / to->row_bytes),
+                         (int64_t)(src->view_offs / to->row_bytes),
                          (int64_t)(bytes / to->row_bytes));
 }
 
@@ -232,7 +244,7 @@ ggml_backend_buffer_t tkg_buffer_alloc(ggml_backend_buffer_type_t buft, size_t b
     return ggml_backend_buffer_init(buft, buffer_iface, buffer, bytes);
 }
 
-/* ---- the buffer type ------------------------------------------------------------------------------------ */
+/* ---- the buffer type -------------------------------------------------------------------- */
 
 static const char *buft_name(ggml_backend_buffer_type_t buft)
 {
@@ -260,12 +272,13 @@ void tkg_buft_init(struct ggml_backend_buffer_type *buft, struct ggml_backend_de
 {
     /* is_host stays NULL: with it ggml would read coded tensors through their addresses. */
     *buft = (struct ggml_backend_buffer_type){
-        .iface = {
-            .get_name = buft_name,
-            .alloc_buffer = tkg_buffer_alloc,
-            .get_alignment = buft_alignment,
-            .get_alloc_size = buft_alloc_size,
-        },
+        .iface =
+            {
+                .get_name = buft_name,
+                .alloc_buffer = tkg_buffer_alloc,
+                .get_alignment = buft_alignment,
+                .get_alloc_size = buft_alloc_size,
+            },
         .device = device,
     };
 }

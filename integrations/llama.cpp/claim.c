@@ -1,6 +1,7 @@
-/* claim.c: which operations the device takes. The scheduler aborts the program when nobody can run an operation on a
- * tensor of our memory, so everything that touches our memory is claimed (what has no code of its own falls back to a
- * CPU graph of one node), and nothing else is: weights and activations stay with the CPU backend. */
+/* claim.c: which operations the device takes. The scheduler aborts the program when nobody can run
+ * an operation on a tensor of our memory, so everything that touches our memory is claimed (what
+ * has no code of its own falls back to a CPU graph of one node), and nothing else is: weights and
+ * activations stay with the CPU backend. */
 #include <string.h>
 
 #include "plugin.h"
@@ -16,12 +17,13 @@ const struct ggml_tensor *tkg_leaf(const struct ggml_tensor *t)
     return t->view_src != NULL ? t->view_src : t;
 }
 
-/* llama.cpp asks about a weight by putting it into an empty buffer of ours; caches sit in empty buffers too while it
- * measures. Names tell them apart: not every cache tensor is called cache_*, but every weight has one of these. */
+/* llama.cpp asks about a weight by putting it into an empty buffer of ours; caches sit in empty
+ * buffers too while it measures. Names tell them apart: not every cache tensor is called cache_*,
+ * but every weight has one of these. */
 static bool named_like_weight(const struct ggml_tensor *t)
 {
-    return t->name[0] == '\0' || strstr(t->name, ".weight") != NULL || strstr(t->name, ".bias") != NULL
-           || strncmp(t->name, "blk.", 4) == 0;
+    return t->name[0] == '\0' || strstr(t->name, ".weight") != NULL ||
+           strstr(t->name, ".bias") != NULL || strncmp(t->name, "blk.", 4) == 0;
 }
 
 static bool lives_here(const struct ggml_tensor *t)
@@ -45,14 +47,14 @@ static bool touches_us(const struct ggml_tensor *op)
     return touches;
 }
 
-/* Attention shows what the cache's tensors do not say: head sizes, and which K belongs to which V. llama.cpp asks about
- * its attention nodes before it writes a single row. */
+/* Attention shows what the cache's tensors do not say: head sizes, and which K belongs to which V.
+ * llama.cpp asks about its attention nodes before it writes a single row. */
 static void learn_heads(const struct ggml_tensor *op)
 {
     struct tkg_root *k = tkg_root_of(op->src[1]);
     struct tkg_root *v = tkg_root_of(op->src[2]);
-    if (k == NULL || v == NULL || k == v || k->storage != TKG_UNDECIDED || v->storage != TKG_UNDECIDED
-        || !tkg_flash_attn_fits(op)) {
+    if (k == NULL || v == NULL || k == v || k->storage != TKG_UNDECIDED ||
+        v->storage != TKG_UNDECIDED || !tkg_flash_attn_fits(op)) {
         return;
     }
     k->kind = TKV_K;

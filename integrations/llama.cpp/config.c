@@ -9,7 +9,8 @@ bool tkg_config_load(void)
     tkv_error err = {0};
     const char *text = getenv("TIGHTKV_KV");
     if (tkv_spec_parse(text, &tkg_plugin.spec, &err) != TKV_OK) {
-        tkg_log(GGML_LOG_LEVEL_ERROR, "not loaded, the KV cache stays as it is: TIGHTKV_KV=%s: %s", text, err.text);
+        tkg_log(GGML_LOG_LEVEL_ERROR, "not loaded, the KV cache stays as it is: TIGHTKV_KV=%s: %s",
+                text, err.text);
         return false;
     }
     const char *size = getenv("TIGHTKV_SIZE");
@@ -23,7 +24,8 @@ int tkg_configure(const char *text)
 {
     tkv_error err = {0};
     tkv_spec spec = {.struct_size = sizeof(spec)};
-    const tkv_status status = tkv_spec_parse(text != NULL ? text : getenv("TIGHTKV_KV"), &spec, &err);
+    const tkv_status status =
+        tkv_spec_parse(text != NULL ? text : getenv("TIGHTKV_KV"), &spec, &err);
     if (status != TKV_OK) {
         tkg_log(GGML_LOG_LEVEL_ERROR, "%s", err.text);
         return status;

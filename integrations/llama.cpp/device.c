@@ -58,17 +58,18 @@ static ggml_backend_buffer_type_t device_buffer_type(ggml_backend_dev_t dev)
 void tkg_device_init(struct ggml_backend_device *device, struct ggml_backend_reg *reg)
 {
     *device = (struct ggml_backend_device){
-        .iface = {
-            .get_name = device_name,
-            .get_description = device_description,
-            .get_memory = device_memory,
-            .get_type = device_type,
-            .get_props = device_props,
-            .init_backend = device_init_backend,
-            .get_buffer_type = device_buffer_type,
-            .supports_op = tkg_supports_op,
-            .supports_buft = tkg_supports_buft,
-        },
+        .iface =
+            {
+                .get_name = device_name,
+                .get_description = device_description,
+                .get_memory = device_memory,
+                .get_type = device_type,
+                .get_props = device_props,
+                .init_backend = device_init_backend,
+                .get_buffer_type = device_buffer_type,
+                .supports_op = tkg_supports_op,
+                .supports_buft = tkg_supports_buft,
+            },
         .reg = reg,
     };
 }

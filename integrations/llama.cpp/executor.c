@@ -1,5 +1,5 @@
-/* executor.c: the library's work on OpenMP threads. ggml's CPU backend uses the same runtime from the same thread, so
- * both take turns on one pool of threads. */
+/* executor.c: the library's work on OpenMP threads. ggml's CPU backend uses the same runtime from
+ * the same thread, so both take turns on one pool of threads. */
 #ifdef _OPENMP
 #include <omp.h>
 #endif

@@ -1,12 +1,13 @@
-/* fallback.c: any operation that has no code here runs as a graph of one node on ggml's CPU backend. Operands in plain
- * memory of ours are handed over as they are; rows of a coded root are decoded for it, and those that it changed are
- * written back. Exact for plain roots, slow for coded ones; the log names each such operation once. */
+/* fallback.c: any operation that has no code here runs as a graph of one node on ggml's CPU
+ * backend. Operands in plain memory of ours are handed over as they are; rows of a coded root are
+ * decoded for it, and those that it changed are written back. Exact for plain roots, slow for coded
+ * ones; the log names each such operation once. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "plugin.h"
 
-/* ---- the CPU backend -------------------------------------------------------------------------------------- */
+/* ---- the CPU backend -------------------------------------------------------------------- */
 
 static bool open_cpu(struct tkg_backend *be)
 {
@@ -86,7 +87,7 @@ bool tkg_cpu_supports(const struct ggml_tensor *node)
     return dev != NULL && ggml_backend_dev_supports_op(dev, &copy.node);
 }
 
-/* ---- operands ------------------------------------------------------------------------------------------------ */
+/* ---- operands --------------------------------------------------------------------------- */
 
 /* The rows of one coded root that a node touches, decoded. */
 struct window {
@@ -146,8 +147,8 @@ static bool decode_windows(struct windows *all, const struct ggml_tensor *node)
         const size_t bytes = w->end - w->first;
         w->now = malloc(bytes);
         w->before = w->root == written ? malloc(bytes) : NULL;
-        if (w->now == NULL || (w->root == written && w->before == NULL)
-            || !tkg_rows_read(w->root, w->first, bytes, w->now)) {
+        if (w->now == NULL || (w->root == written && w->before == NULL) ||
+            !tkg_rows_read(w->root, w->first, bytes, w->now)) {
             return false;
         }
         if (w->before != NULL) {
@@ -176,7 +177,8 @@ static bool write_changes(const struct window *w)
 }
 
 /* Points a copied operand at its memory. */
-static bool resolve(struct windows *all, const struct ggml_tensor *original, struct ggml_tensor *copy)
+static bool resolve(struct windows *all, const struct ggml_tensor *original,
+                    struct ggml_tensor *copy)
 {
     struct tkg_root *root = tkg_root_of(original);
     if (root == NULL) {
@@ -200,7 +202,8 @@ static void log_fallback(const struct ggml_tensor *node, const struct tkg_root *
     tkg_plugin.logged_ops[word] |= bit;
     pthread_mutex_unlock(&tkg_plugin.lock);
     if (first) {
-        tkg_log(GGML_LOG_LEVEL_WARN, "%s on %s has no coded form: its rows are decoded for it each time (slow)",
+        tkg_log(GGML_LOG_LEVEL_WARN,
+                "%s on %s has no coded form: its rows are decoded for it each time (slow)",
                 ggml_op_name(node->op), root->name);
     }
 }

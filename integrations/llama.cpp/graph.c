@@ -1,4 +1,5 @@
-/* graph.c: the backend that computes our part of a graph, one node after the other, in the calling thread. */
+/* graph.c: the backend that computes our part of a graph, one node after the other, in the calling
+ * thread. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -59,7 +60,8 @@ static enum ggml_status compute_node(struct tkg_backend *be, struct ggml_tensor 
         return coded_root(node) != NULL ? tkg_shift(be, node) : tkg_fallback(be, node);
     case GGML_OP_FLASH_ATTN_EXT: {
         const struct tkg_root *k = coded_root(node->src[1]);
-        const bool ours = k != NULL && k->pair == coded_root(node->src[2]) && tkg_flash_attn_fits(node);
+        const bool ours =
+            k != NULL && k->pair == coded_root(node->src[2]) && tkg_flash_attn_fits(node);
         return ours ? tkg_flash_attn(be, node) : tkg_fallback(be, node);
     }
     default:
@@ -83,7 +85,8 @@ static enum ggml_status backend_compute(ggml_backend_t backend, struct ggml_cgra
     return GGML_STATUS_SUCCESS;
 }
 
-/* Positions are read long after the last ROPE node: keeps the allocator from reusing their memory before that. */
+/* Positions are read long after the last ROPE node: keeps the allocator from reusing their memory
+ * before that. */
 static void backend_optimize(ggml_backend_t backend, struct ggml_cgraph *graph,
                              struct ggml_backend_graph_optimize_params *params)
 {
@@ -120,12 +123,13 @@ ggml_backend_t tkg_backend_create(struct ggml_backend_device *device)
     be->n_threads = GGML_DEFAULT_N_THREADS;
     *backend = (struct ggml_backend){
         .guid = &guid,
-        .iface = {
-            .get_name = backend_name,
-            .free = backend_free,
-            .graph_compute = backend_compute,
-            .graph_optimize = backend_optimize,
-        },
+        .iface =
+            {
+                .get_name = backend_name,
+                .free = backend_free,
+                .graph_compute = backend_compute,
+                .graph_optimize = backend_optimize,
+            },
         .device = device,
         .context = be,
     };

@@ -1,5 +1,6 @@
-/* memo.c: positions of rows that were saved. llama.cpp saves and restores its cache as bytes without saying whose they
- * are; a row that comes back is the row that went out, so a hash of it finds the position it had. */
+/* memo.c: positions of rows that were saved. llama.cpp saves and restores its cache as bytes
+ * without saying whose they are; a row that comes back is the row that went out, so a hash of it
+ * finds the position it had. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -60,7 +61,8 @@ void tkg_memo_destroy(struct tkg_memo *memo)
     }
 }
 
-/* The entry with this hash, or the free one where it would go; in a table grown to its limit, one to overwrite. */
+/* The entry with this hash, or the free one where it would go; in a table grown to its limit, one
+ * to overwrite. */
 static struct memo_entry *find_entry(const struct tkg_memo *memo, uint64_t hash)
 {
     const uint32_t mask = memo->capacity - 1;

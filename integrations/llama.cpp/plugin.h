@@ -5,7 +5,7 @@
  *   reg.c, device.c    what ggml enumerates: a registry with one device
  *   claim.c            which operations the device takes
  *   buffer.c           memory of that device; tensors named cache_* become roots
- *   root.c             a root: one K or V tensor of a layer, coded or plain, decided at its first use
+ *   root.c             one K or V tensor of a layer, coded or plain, decided at its first use
  *   rows.c             its bytes, as ggml sees them (f16 rows), read and written
  *   memo.c             positions of rows that were saved, by a hash of the row
  *   graph.c            computes a graph: each node goes to
@@ -33,14 +33,14 @@ struct tkg_buffer;
 struct tkg_memo;
 struct tkg_watch;
 
-/* ---- the one registry, device and buffer type (reg.c) ---------------------------------------- */
+/* ---- the one registry, device and buffer type (reg.c) ----------------------------------- */
 
 struct tkg_plugin {
     struct ggml_backend_reg reg;
     struct ggml_backend_device device;
     struct ggml_backend_buffer_type buft;
     enum ggml_backend_dev_type type;
-    bool active; /* false: no device is shown */
+    bool active;          /* false: no device is shown */
     pthread_mutex_t lock; /* of all below */
     tkv_spec spec;        /* of caches made from now on */
     bool nominal_size;    /* buffers are reported at f16 size */
@@ -49,7 +49,7 @@ struct tkg_plugin {
     bool measuring;
     double exact_sum, read_sum; /* over n_scored rows */
     uint64_t n_scored;
-    uint32_t logged; /* bits of enum tkg_once */
+    uint32_t logged;                                /* bits of enum tkg_once */
     uint32_t logged_ops[(GGML_OP_COUNT + 31) / 32]; /* fallbacks on coded roots */
 };
 
@@ -57,7 +57,7 @@ extern struct tkg_plugin tkg_plugin;
 
 void tkg_device_init(struct ggml_backend_device *device, struct ggml_backend_reg *reg);
 
-/* ---- log.c ------------------------------------------------------------------------------------- */
+/* ---- log.c ------------------------------------------------------------------------------ */
 
 /* Facts that are said once a process. */
 enum tkg_once {
@@ -68,20 +68,21 @@ enum tkg_once {
     TKG_ONCE_WRITE_FAILED
 };
 
-__attribute__((format(printf, 2, 3))) void tkg_log(enum ggml_log_level level, const char *format, ...);
+__attribute__((format(printf, 2, 3))) void tkg_log(enum ggml_log_level level, const char *format,
+                                                   ...);
 
 /* True the first time it is asked for `what`. */
 bool tkg_first_time(enum tkg_once what);
 
-/* ---- config.c, version.c ----------------------------------------------------------------------- */
+/* ---- config.c, version.c ---------------------------------------------------------------- */
 
-bool tkg_version_matches(void);           /* logs when not */
-bool tkg_config_load(void);               /* from the environment; logs what is wrong */
-int tkg_configure(const char *spec);      /* entry points of tightkv-ggml.h */
+bool tkg_version_matches(void);      /* logs when not */
+bool tkg_config_load(void);          /* from the environment; logs what is wrong */
+int tkg_configure(const char *spec); /* entry points of tightkv-ggml.h */
 int tkg_stats(struct tightkv_ggml_stats *out);
 int tkg_measure(int on);
 
-/* ---- roots --------------------------------------------------------------------------------------- */
+/* ---- roots ------------------------------------------------------------------------------ */
 
 enum tkg_storage {
     TKG_UNDECIDED, /* no byte written yet */
@@ -93,18 +94,19 @@ enum tkg_storage {
 struct tkg_cells {
     struct tkg_cells *next;
     int64_t n_slots, n_streams;
-    int32_t *pos;      /* [n_streams * n_slots]: position + 1, 0 where nothing is known; lazily committed */
-    uint32_t n_shifts; /* context shifts applied to pos */
+    int32_t
+        *pos; /* [n_streams * n_slots]: position + 1, 0 where nothing is known; lazily committed */
+    uint32_t n_shifts;            /* context shifts applied to pos */
     const struct tkg_root *first; /* the root whose rows are remembered in `memo` */
     struct tkg_memo *memo;
 };
 
-/* A leaf tensor of a KV cache that might be coded. ggml_tensor.extra of the tensor and of all its views points
- * here. */
+/* A leaf tensor of a KV cache that might be coded. ggml_tensor.extra of the tensor and of all its
+ * views points here. */
 struct tkg_root {
     struct tkg_root *next;
     struct tkg_buffer *buffer;
-    struct tkg_root *pair;   /* V of this K and the other way round, once attention has shown it */
+    struct tkg_root *pair; /* V of this K and the other way round, once attention has shown it */
     struct tkg_cells *cells;
     struct tkg_watch *watch; /* of K */
     enum tkg_storage storage;
@@ -117,9 +119,9 @@ struct tkg_root {
     size_t reported_bytes; /* its share of the buffer's size */
     struct {
         int64_t dst, src, n;
-    } copied;              /* the last copy of K, which took V with it */
+    } copied; /* the last copy of K, which took V with it */
     uint32_t n_shifts;
-    char *plain;           /* when plain: its bytes */
+    char *plain; /* when plain: its bytes */
     size_t plain_mapped;
 };
 
@@ -137,7 +139,7 @@ size_t tkg_root_estimate(const struct ggml_tensor *t, uint32_t head_dim);
 bool tkg_is_named_like_cache(const struct ggml_tensor *t);
 bool tkg_is_cache_tensor(const struct ggml_tensor *t);
 
-/* ---- buffers ---------------------------------------------------------------------------------- */
+/* ---- buffers ---------------------------------------------------------------------------- */
 
 struct tkg_buffer {
     struct tkg_buffer *next;
@@ -148,7 +150,7 @@ struct tkg_buffer {
     struct tkg_cells *cells;
     bool settled;
     bool transposed; /* values are written one element at a time: flash attention is off */
-    bool exact; /* keys are stored as they come: nothing to watch */
+    bool exact;      /* keys are stored as they come: nothing to watch */
     tkv_spec spec;
     tkv_context *ctx;
     tkv_cache *cache;
@@ -164,13 +166,13 @@ char *tkg_map(size_t bytes);
 void tkg_unmap(char *p, size_t bytes);
 void tkg_map_clear(char *p, size_t bytes); /* gives the pages back: they read as zeros */
 
-/* Decides for every root of the buffer how it is stored, and logs it; does nothing the second time. */
+/* Decides for every root of the buffer how it is stored, and logs it; once. */
 void tkg_buffer_settle(struct tkg_buffer *buffer);
 
 /* Threads for the library's work on this buffer. */
 void tkg_buffer_threads(struct tkg_buffer *buffer, uint32_t n_threads);
 
-/* ---- rows.c: a root as bytes of its nominal f16 layout ------------------------------------------------ */
+/* ---- rows.c: a root as bytes of its nominal f16 layout ---------------------------------- */
 
 bool tkg_rows_read(struct tkg_root *root, size_t offset, size_t bytes, void *out);
 bool tkg_rows_write(struct tkg_root *root, size_t offset, size_t bytes, const void *in);
@@ -178,20 +180,20 @@ bool tkg_rows_copy(struct tkg_root *root, int64_t dst, int64_t src, int64_t n);
 void tkg_rows_forget(struct tkg_root *root);
 
 /* Writes whole rows of a coded root; pos NULL: unknown. */
-bool tkg_rows_put(struct tkg_root *root, size_t n, const int64_t *slots, const int32_t *pos, const void *rows,
-                  tkv_type type, size_t stride);
+bool tkg_rows_put(struct tkg_root *root, size_t n, const int64_t *slots, const int32_t *pos,
+                  const void *rows, tkv_type type, size_t stride);
 
 /* Lets the layer's full pages seal; harmless when none are. */
 void tkg_rows_seal(struct tkg_root *root);
 
-/* ---- memo.c ------------------------------------------------------------------------------------------- */
+/* ---- memo.c ----------------------------------------------------------------------------- */
 
 struct tkg_memo *tkg_memo_create(void);
 void tkg_memo_destroy(struct tkg_memo *memo);
 void tkg_memo_add(struct tkg_memo *memo, const void *row, size_t bytes, int32_t pos);
 bool tkg_memo_find(const struct tkg_memo *memo, const void *row, size_t bytes, int32_t *pos);
 
-/* ---- the backend (graph.c) ------------------------------------------------------------------------------- */
+/* ---- the backend (graph.c) -------------------------------------------------------------- */
 
 struct tkg_scratch {
     void *data;
@@ -225,27 +227,28 @@ bool tkg_flash_attn_fits(const struct ggml_tensor *node);
 enum ggml_status tkg_cpu_compute(struct tkg_backend *be, struct ggml_tensor *node);
 bool tkg_cpu_supports(const struct ggml_tensor *node);
 
-/* ---- claim.c ------------------------------------------------------------------------------------------------ */
+/* ---- claim.c ---------------------------------------------------------------------------- */
 
 bool tkg_supports_op(ggml_backend_dev_t dev, const struct ggml_tensor *op);
 bool tkg_supports_buft(ggml_backend_dev_t dev, ggml_backend_buffer_type_t buft);
 
-/* ---- positions.c --------------------------------------------------------------------------------------------- */
+/* ---- positions.c ------------------------------------------------------------------------ */
 
-/* The positions of the ROPE node that `t` was made with: the tensor, or its first n numbers; NULL: none. */
+/* The positions of the ROPE node that `t` was made with: the tensor, or its first n numbers.
+ * NULL: there are none. */
 struct ggml_tensor *tkg_positions_tensor(const struct ggml_tensor *t);
 const int32_t *tkg_positions(const struct ggml_tensor *t, int64_t n);
 
-/* ---- watch.c -------------------------------------------------------------------------------------------------- */
+/* ---- watch.c ---------------------------------------------------------------------------- */
 
 /* Rows as they are written; queries as they come; and, after sealing, the comparison. */
-void tkg_watch_rows(struct tkg_root *k, size_t n, const int64_t *slots, const int32_t *pos, const void *rows,
-                    tkv_type type, size_t stride);
+void tkg_watch_rows(struct tkg_root *k, size_t n, const int64_t *slots, const int32_t *pos,
+                    const void *rows, tkv_type type, size_t stride);
 void tkg_watch_forget(struct tkg_root *k);
 void tkg_watch_query(struct tkg_root *k, const tkv_attend_params *p);
 void tkg_watch_destroy(struct tkg_watch *watch);
 
-/* ---- executor.c ------------------------------------------------------------------------------------------------- */
+/* ---- executor.c ------------------------------------------------------------------------- */
 
 void tkg_run_parallel(void *user, void (*fn)(void *arg, uint32_t ith, uint32_t nth), void *arg);
 

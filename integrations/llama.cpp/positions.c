@@ -1,5 +1,6 @@
-/* positions.c: the positions of the rows that a node writes or asks for. The graph does not hand them to us, but the
- * ROPE node that made the rows has them. Models without ROPE, or with one behind operations not listed here, give none. */
+/* positions.c: the positions of the rows that a node writes or asks for. The graph does not hand
+ * them to us, but the ROPE node that made the rows has them. Models without ROPE, or with one
+ * behind operations not listed here, give none. */
 #include "plugin.h"
 
 /* True for operations that pass the rows of their first operand on. */
@@ -41,7 +42,8 @@ const int32_t *tkg_positions(const struct ggml_tensor *t, int64_t n)
 {
     const struct ggml_tensor *pos = tkg_positions_tensor(t);
     /* Multi-axis positions come as planes of n; the first is the one that counts along the text. */
-    const bool usable = pos != NULL && pos->type == GGML_TYPE_I32 && pos->ne[0] >= n && pos->data != NULL
-                        && pos->buffer != NULL && ggml_backend_buffer_is_host(pos->buffer);
+    const bool usable = pos != NULL && pos->type == GGML_TYPE_I32 && pos->ne[0] >= n &&
+                        pos->data != NULL && pos->buffer != NULL &&
+                        ggml_backend_buffer_is_host(pos->buffer);
     return usable ? pos->data : NULL;
 }

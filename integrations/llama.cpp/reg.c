@@ -48,7 +48,8 @@ static any_function find_function(const char *name)
 static void *reg_proc_address(ggml_backend_reg_t reg, const char *name)
 {
     (void)reg;
-    /* ggml hands functions out as void *; C11 has no cast for it, POSIX promises that the bits fit. */
+    /* ggml hands functions out as void *; C11 has no cast for it, POSIX promises that the bits fit.
+     */
     const any_function fn = find_function(name);
     void *p;
     memcpy(&p, &fn, sizeof(p));
@@ -61,16 +62,16 @@ static const char *real_gpu(void)
     for (size_t i = 0; i < ggml_backend_dev_count(); i++) {
         const ggml_backend_dev_t dev = ggml_backend_dev_get(i);
         const enum ggml_backend_dev_type type = ggml_backend_dev_type(dev);
-        if (dev != &tkg_plugin.device
-            && (type == GGML_BACKEND_DEVICE_TYPE_GPU || type == GGML_BACKEND_DEVICE_TYPE_IGPU)) {
+        if (dev != &tkg_plugin.device &&
+            (type == GGML_BACKEND_DEVICE_TYPE_GPU || type == GGML_BACKEND_DEVICE_TYPE_IGPU)) {
             return ggml_backend_dev_name(dev);
         }
     }
     return NULL;
 }
 
-/* Whether to show the device, and as what: an integrated GPU is left alone by programs that look for a GPU to compute
- * on; next to a real one only the type GPU gets layers. */
+/* Whether to show the device, and as what: an integrated GPU is left alone by programs that look
+ * for a GPU to compute on; next to a real one only the type GPU gets layers. */
 static void decide_activity(void)
 {
     const char *wish = getenv("TIGHTKV_DEVICE");
@@ -84,7 +85,8 @@ static void decide_activity(void)
         tkg_log(GGML_LOG_LEVEL_WARN, "staying out (TIGHTKV_DEVICE=%s)", wish);
     } else {
         tkg_log(GGML_LOG_LEVEL_WARN,
-                "staying out: %s is a real GPU, whose layers keep their cache there; TIGHTKV_DEVICE=1 with "
+                "staying out: %s is a real GPU, whose layers keep their cache there; "
+                "TIGHTKV_DEVICE=1 with "
                 "-dev TIGHTKV uses the coded cache in main memory instead",
                 gpu);
     }

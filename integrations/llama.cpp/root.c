@@ -1,6 +1,6 @@
-/* root.c: the K or V tensor of one layer, and how it is stored. A root is coded when attention has shown its head size
- * and its partner before the first byte arrives, and when the spec's codecs take that head size. Otherwise it is
- * stored plain, exactly, and the log says why. */
+/* root.c: the K or V tensor of one layer, and how it is stored. A root is coded when attention has
+ * shown its head size and its partner before the first byte arrives, and when the spec's codecs
+ * take that head size. Otherwise it is stored plain, exactly, and the log says why. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,8 +9,8 @@
 
 bool tkg_is_named_like_cache(const struct ggml_tensor *t)
 {
-    return t->op == GGML_OP_NONE && t->view_src == NULL && strncmp(t->name, "cache_", 6) == 0 && t->ne[3] == 1
-           && (strstr(t->name, "k_l") || strstr(t->name, "v_l"));
+    return t->op == GGML_OP_NONE && t->view_src == NULL && strncmp(t->name, "cache_", 6) == 0 &&
+           t->ne[3] == 1 && (strstr(t->name, "k_l") || strstr(t->name, "v_l"));
 }
 
 bool tkg_is_cache_tensor(const struct ggml_tensor *t)
@@ -29,6 +29,11 @@ static tkv_kind kind_of(const struct ggml_tensor *t)
     return strstr(t->name, "v_l") != NULL ? TKV_V : TKV_K;
 }
 
+static size_t whole_pages(size_t n_tokens)
+{
+    return (n_tokens + TKV_PAGE_TOKENS - 1) / TKV_PAGE_TOKENS * TKV_PAGE_TOKENS;
+}
+
 size_t tkg_root_estimate(const struct ggml_tensor *t, uint32_t head_dim)
 {
     /* Most models have heads of 128; where that cannot be, the largest power of two that can. */
@@ -43,7 +48,7 @@ size_t tkg_root_estimate(const struct ggml_tensor *t, uint32_t head_dim)
         return ggml_nbytes(t);
     }
     const size_t n_slots = (size_t)t->ne[1], n_streams = (size_t)t->ne[2];
-    const size_t exact = spec->sink + spec->tail + 2 * TKV_PAGE_TOKENS;
+    const size_t exact = whole_pages(spec->sink) + whole_pages(spec->tail);
     const size_t n_open = exact < n_slots ? exact : n_slots;
     const size_t n_pages = (n_slots - n_open + TKV_PAGE_TOKENS - 1) / TKV_PAGE_TOKENS;
     const size_t n_heads = (size_t)t->ne[0] / head_dim;
@@ -110,7 +115,7 @@ void tkg_root_destroy(struct tkg_root *root)
     free(root);
 }
 
-/* ---- deciding --------------------------------------------------------------------------------------- */
+/* ---- deciding --------------------------------------------------------------------------- */
 
 static size_t nominal_bytes(const struct tkg_root *root)
 {
@@ -134,8 +139,8 @@ static bool create_cache(struct tkg_buffer *buffer, tkv_error *err)
     params.executor = (tkv_executor){buffer, buffer->n_threads, tkg_run_parallel};
     tkv_codec f16;
     buffer->exact = tkv_codec_find("f16", &f16, NULL) == TKV_OK && buffer->spec.k.id == f16.id;
-    return tkv_context_create(&params, &buffer->ctx, err) == TKV_OK
-           && tkv_cache_create(buffer->ctx, &buffer->spec, &buffer->cache, err) == TKV_OK;
+    return tkv_context_create(&params, &buffer->ctx, err) == TKV_OK &&
+           tkv_cache_create(buffer->ctx, &buffer->spec, &buffer->cache, err) == TKV_OK;
 }
 
 /* Why a pair cannot be coded, or NULL when it now is. */
@@ -149,8 +154,8 @@ static const char *make_coded(struct tkg_root *k, tkv_error *err)
         return "attention does not read it as plain keys and values";
     }
     const size_t head_bytes = sizeof(ggml_fp16_t) * k->n_heads;
-    if (k->n_heads != v->n_heads || k->cells != v->cells || head_bytes * k->head_dim != k->row_bytes
-        || head_bytes * v->head_dim != v->row_bytes) {
+    if (k->n_heads != v->n_heads || k->cells != v->cells ||
+        head_bytes * k->head_dim != k->row_bytes || head_bytes * v->head_dim != v->row_bytes) {
         return "its keys and values differ in shape";
     }
     if (k->n_streams > 1 && k->n_slots % TKV_PAGE_TOKENS != 0) {
@@ -192,7 +197,8 @@ static void correct_report(struct tkg_root *root, struct settled *s)
     const struct ggml_tensor shape = {
         .type = GGML_TYPE_F16,
         .ne = {(int64_t)(root->row_bytes / sizeof(ggml_fp16_t)), root->n_slots, root->n_streams, 1},
-        .nb = {sizeof(ggml_fp16_t), root->row_bytes, root->row_bytes * (size_t)root->n_slots, nominal_bytes(root)},
+        .nb = {sizeof(ggml_fp16_t), root->row_bytes, root->row_bytes * (size_t)root->n_slots,
+               nominal_bytes(root)},
     };
     struct ggml_tensor named = shape;
     memcpy(named.name, root->name, sizeof(named.name));
@@ -217,14 +223,16 @@ static void log_settled(const struct tkg_buffer *buffer, const struct settled *s
     /* A warning: programs hide less, and who reads a coded cache should know. */
     if (s->n_coded > 0) {
         tkg_log(GGML_LOG_LEVEL_WARN,
-                "KV cache %s: %u layers of %u heads of %u, %.2f bits a value when full, %.1f MiB where f16 takes %.1f",
+                "KV cache %s: %u layers of %u heads of %u, %.2f bits a value when full, %.1f MiB "
+                "where f16 takes %.1f",
                 spec, s->n_coded / 2, s->coded->n_heads, s->coded->head_dim,
-                16.0 * (double)s->coded_bytes / (double)s->coded_f16_bytes, (double)s->coded_bytes / mib,
-                (double)s->coded_f16_bytes / mib);
+                16.0 * (double)s->coded_bytes / (double)s->coded_f16_bytes,
+                (double)s->coded_bytes / mib, (double)s->coded_f16_bytes / mib);
     }
     if (s->n_plain > 0) {
-        tkg_log(GGML_LOG_LEVEL_WARN, "%u of %u cache tensors stay f16 (%s, %.1f MiB): %s", s->n_plain,
-                s->n_plain + s->n_coded, s->plain->name, (double)s->plain_bytes / mib, s->why);
+        tkg_log(GGML_LOG_LEVEL_WARN, "%u of %u cache tensors stay f16 (%s, %.1f MiB): %s",
+                s->n_plain, s->n_plain + s->n_coded, s->plain->name, (double)s->plain_bytes / mib,
+                s->why);
     }
 }
 

@@ -1,6 +1,6 @@
-/* rows.c: a root as ggml sees it, bytes of f16 rows. llama.cpp saves, restores and copies caches by byte ranges of
- * them, mostly whole rows; what is not whole is read, changed and written back. Rows that come this way carry no
- * position: memo.c knows those that went out before. */
+/* rows.c: a root as ggml sees it, bytes of f16 rows. llama.cpp saves, restores and copies caches by
+ * byte ranges of them, mostly whole rows; what is not whole is read, changed and written back. Rows
+ * that come this way carry no position: memo.c knows those that went out before. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -22,8 +22,8 @@ static bool failed(const struct tkg_root *root, const char *what, const tkv_erro
     return false;
 }
 
-bool tkg_rows_put(struct tkg_root *root, size_t n, const int64_t *slots, const int32_t *pos, const void *rows,
-                  tkv_type type, size_t stride)
+bool tkg_rows_put(struct tkg_root *root, size_t n, const int64_t *slots, const int32_t *pos,
+                  const void *rows, tkv_type type, size_t stride)
 {
     tkv_error err = {{0}};
     const tkv_rows some = {rows, type, stride};
@@ -43,12 +43,13 @@ bool tkg_rows_put(struct tkg_root *root, size_t n, const int64_t *slots, const i
 void tkg_rows_seal(struct tkg_root *root)
 {
     tkv_error err = {{0}};
-    if (tkv_cache_seal(root->buffer->cache, root->layer, &err) != TKV_OK && tkg_first_time(TKG_ONCE_SEAL_NOMEM)) {
+    if (tkv_cache_seal(root->buffer->cache, root->layer, &err) != TKV_OK &&
+        tkg_first_time(TKG_ONCE_SEAL_NOMEM)) {
         tkg_log(GGML_LOG_LEVEL_WARN, "%s: pages stay f16 for now: %s", root->name, err.text);
     }
 }
 
-/* ---- reading ------------------------------------------------------------------------------------------ */
+/* ---- reading ---------------------------------------------------------------------------- */
 
 static void first_slots(int64_t *slots, int64_t first, size_t n)
 {
@@ -62,22 +63,24 @@ static bool get_rows(struct tkg_root *root, int64_t first, size_t n, void *out)
     int64_t slots[CHUNK_ROWS];
     tkv_error err = {{0}};
     first_slots(slots, first, n);
-    if (tkv_cache_read(root->buffer->cache, root->layer, root->kind, n, slots, out, TKV_F16, root->row_bytes, &err)
-        != TKV_OK) {
+    if (tkv_cache_read(root->buffer->cache, root->layer, root->kind, n, slots, out, TKV_F16,
+                       root->row_bytes, &err) != TKV_OK) {
         return failed(root, "rows not read", &err);
     }
     if (root == root->cells->first) {
         for (size_t i = 0; i < n; i++) {
             const int32_t pos1 = root->cells->pos[first + (int64_t)i];
             if (pos1 > 0) {
-                tkg_memo_add(root->cells->memo, (const char *)out + i * root->row_bytes, root->row_bytes, pos1 - 1);
+                tkg_memo_add(root->cells->memo, (const char *)out + i * root->row_bytes,
+                             root->row_bytes, pos1 - 1);
             }
         }
     }
     return true;
 }
 
-/* Calls get_rows() for whole rows in place, and through `edge` for the partial ones at both ends. */
+/* Calls get_rows() for whole rows in place, and through `edge` for the partial ones at both ends.
+ */
 static bool read_coded(struct tkg_root *root, size_t offset, size_t bytes, char *out, char *edge)
 {
     while (bytes > 0) {
@@ -129,21 +132,24 @@ bool tkg_rows_read(struct tkg_root *root, size_t offset, size_t bytes, void *out
     return ok;
 }
 
-/* ---- writing -------------------------------------------------------------------------------------------- */
+/* ---- writing ---------------------------------------------------------------------------- */
 
-/* Positions of restored rows: found by their bytes for the first root of the cells, and taken over by the others. */
+/* Positions of restored rows: found by their bytes for the first root of the cells, and taken over
+ * by the others. */
 static void restore_positions(struct tkg_root *root, int64_t first, size_t n, const char *rows)
 {
     struct tkg_cells *cells = root->cells;
     for (size_t i = 0; i < n && root == cells->first; i++) {
         int32_t p;
-        const bool found = tkg_memo_find(cells->memo, rows + i * root->row_bytes, root->row_bytes, &p);
+        const bool found =
+            tkg_memo_find(cells->memo, rows + i * root->row_bytes, root->row_bytes, &p);
         cells->pos[first + (int64_t)i] = found ? p + 1 : 0;
     }
 }
 
 /* The positions of n cells; NULL when one of them is not known. */
-static const int32_t *cell_positions(const struct tkg_cells *cells, int64_t first, size_t n, int32_t *pos)
+static const int32_t *cell_positions(const struct tkg_cells *cells, int64_t first, size_t n,
+                                     int32_t *pos)
 {
     for (size_t i = 0; i < n; i++) {
         const int32_t pos1 = cells->pos[first + (int64_t)i];
@@ -164,7 +170,8 @@ static bool put_rows(struct tkg_root *root, int64_t first, size_t n, const char 
     return tkg_rows_put(root, n, slots, known, rows, TKV_F16, root->row_bytes);
 }
 
-static bool write_coded(struct tkg_root *root, size_t offset, size_t bytes, const char *in, char *edge)
+static bool write_coded(struct tkg_root *root, size_t offset, size_t bytes, const char *in,
+                        char *edge)
 {
     while (bytes > 0) {
         const int64_t row = (int64_t)(offset / root->row_bytes);
@@ -212,7 +219,7 @@ bool tkg_rows_write(struct tkg_root *root, size_t offset, size_t bytes, const vo
     return ok;
 }
 
-/* ---- copying, forgetting ------------------------------------------------------------------------------------ */
+/* ---- copying, forgetting ---------------------------------------------------------------- */
 
 static bool ranges_meet(int64_t a, int64_t b, int64_t n)
 {
@@ -224,16 +231,16 @@ bool tkg_rows_copy(struct tkg_root *root, int64_t dst, int64_t src, int64_t n)
     tkg_buffer_settle(root->buffer);
     if (root->storage == TKG_PLAIN) {
         if (root->plain != NULL) {
-            memmove(root->plain + (size_t)dst * root->row_bytes, root->plain + (size_t)src * root->row_bytes,
-                    (size_t)n * root->row_bytes);
+            memmove(root->plain + (size_t)dst * root->row_bytes,
+                    root->plain + (size_t)src * root->row_bytes, (size_t)n * root->row_bytes);
         }
         return root->plain != NULL;
     }
     if (ranges_meet(dst, src, n)) {
         return dst == src;
     }
-    /* The library copies keys and values together, llama.cpp asks for keys and then for values. Values alone go
-     * the long way, as rows. */
+    /* The library copies keys and values together, llama.cpp asks for keys and then for values.
+     * Values alone go the long way, as rows. */
     if (root->kind == TKV_V) {
         struct tkg_root *k = root->pair;
         const bool done = k->copied.n == n && k->copied.dst == dst && k->copied.src == src;
@@ -259,7 +266,8 @@ void tkg_rows_forget(struct tkg_root *root)
     } else if (root->storage == TKG_CODED && root->kind == TKV_K) {
         tkg_watch_forget(root);
         tkv_error err = {{0}};
-        if (tkv_cache_forget(root->buffer->cache, root->layer, 0, (size_t)n_rows_of(root), &err) != TKV_OK) {
+        if (tkv_cache_forget(root->buffer->cache, root->layer, 0, (size_t)n_rows_of(root), &err) !=
+            TKV_OK) {
             (void)failed(root, "rows not forgotten", &err);
         }
     }

@@ -1,5 +1,6 @@
-/* shift.c: context shift. llama.cpp rotates the keys of a whole layer in place, most of them by nothing. Only rows that
- * move are decoded, rotated by ggml's own ROPE and written back, with their new positions. */
+/* shift.c: context shift. llama.cpp rotates the keys of a whole layer in place, most of them by
+ * nothing. Only rows that move are decoded, rotated by ggml's own ROPE and written back, with their
+ * new positions. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -11,10 +12,10 @@ static bool shift_fits(const struct tkg_root *root, const struct ggml_tensor *no
 {
     const struct ggml_tensor *rows = node->src[0], *shifts = node->src[1];
     const int64_t n_rows = root->n_slots * root->n_streams;
-    return tkg_root_of(rows) == root && rows->view_offs == node->view_offs && root->kind == TKV_K
-           && node->type == GGML_TYPE_F16 && node->view_offs < root->row_bytes && node->ne[2] == n_rows
-           && node->nb[2] == root->row_bytes && node->ne[3] == 1 && shifts->type == GGML_TYPE_I32
-           && shifts->ne[0] == n_rows;
+    return tkg_root_of(rows) == root && rows->view_offs == node->view_offs && root->kind == TKV_K &&
+           node->type == GGML_TYPE_F16 && node->view_offs < root->row_bytes &&
+           node->ne[2] == n_rows && node->nb[2] == root->row_bytes && node->ne[3] == 1 &&
+           shifts->type == GGML_TYPE_I32 && shifts->ne[0] == n_rows;
 }
 
 struct chunk {
@@ -43,8 +44,8 @@ static void move_positions(struct tkg_root *root, const int32_t *shifts)
     }
 }
 
-static bool rotate(struct tkg_backend *be, const struct tkg_root *root, const struct ggml_tensor *node,
-                   struct chunk *c)
+static bool rotate(struct tkg_backend *be, const struct tkg_root *root,
+                   const struct ggml_tensor *node, struct chunk *c)
 {
     struct ggml_tensor shifts = *node->src[1];
     shifts.ne[0] = (int64_t)c->n;
@@ -63,17 +64,19 @@ static bool rotate(struct tkg_backend *be, const struct tkg_root *root, const st
     return tkg_cpu_compute(be, &rope) == GGML_STATUS_SUCCESS;
 }
 
-static bool shift_chunk(struct tkg_backend *be, struct tkg_root *root, const struct ggml_tensor *node,
-                        struct chunk *c)
+static bool shift_chunk(struct tkg_backend *be, struct tkg_root *root,
+                        const struct ggml_tensor *node, struct chunk *c)
 {
     tkv_error err = {{0}};
-    return tkv_cache_read(root->buffer->cache, root->layer, TKV_K, c->n, c->slots, c->rows, TKV_F16, root->row_bytes,
-                          &err) == TKV_OK
-           && rotate(be, root, node, c)
-           && tkg_rows_put(root, c->n, c->slots, c->pos_known ? c->pos : NULL, c->rows, TKV_F16, root->row_bytes);
+    return tkv_cache_read(root->buffer->cache, root->layer, TKV_K, c->n, c->slots, c->rows, TKV_F16,
+                          root->row_bytes, &err) == TKV_OK &&
+           rotate(be, root, node, c) &&
+           tkg_rows_put(root, c->n, c->slots, c->pos_known ? c->pos : NULL, c->rows, TKV_F16,
+                        root->row_bytes);
 }
 
-static bool shift_all(struct tkg_backend *be, struct tkg_root *root, const struct ggml_tensor *node, struct chunk *c)
+static bool shift_all(struct tkg_backend *be, struct tkg_root *root, const struct ggml_tensor *node,
+                      struct chunk *c)
 {
     const int32_t *shifts = node->src[1]->data;
     const int64_t n_rows = node->src[1]->ne[0];

@@ -43,15 +43,15 @@ struct tightkv_ggml_stats {
     uint64_t n_scored;     /* (query row, layer) pairs those means are over */
 };
 
-/* Sets the spec of caches made from now on, instead of TIGHTKV_KV; NULL goes back to TIGHTKV_KV. Returns a
- * tkv_status; on an error the spec in force stays. */
+/* Sets the spec of caches made from now on, instead of TIGHTKV_KV; NULL goes back to TIGHTKV_KV.
+ * Returns a tkv_status; on an error the spec in force stays. */
 typedef int (*tightkv_ggml_configure_fn)(const char *spec);
 
 /* Fills `out`. Returns a tkv_status. */
 typedef int (*tightkv_ggml_stats_fn)(struct tightkv_ggml_stats *out);
 
-/* on = 1 resets the fractions and begins to collect them in every attention; 0 stops. Collecting costs a
- * pass over the mask a layer. Returns a tkv_status. */
+/* on = 1 resets the fractions and begins to collect them in every attention; 0 stops. Collecting
+ * costs a pass over the mask a layer. Returns a tkv_status. */
 typedef int (*tightkv_ggml_measure_fn)(int on);
 
 #ifdef __cplusplus
