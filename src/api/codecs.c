@@ -46,13 +46,15 @@ struct work {
     float *x; /* [64][head_dim], codec scratch behind */
 };
 
-static tkv_status begin(tkv_context *ctx, tkv_codec codec, tkv_kind kind, uint32_t head_dim, struct work *w, tkv_error *err)
+static tkv_status begin(tkv_context *ctx, tkv_codec codec, tkv_kind kind, uint32_t head_dim,
+                        struct work *w, tkv_error *err)
 {
     const struct tkv_codec_ops *ops = tkv_codec_by_id(codec.id);
     if (!ctx || !ops)
         return tkv_fail(err, TKV_ERR_INVALID, "no context, or no codec with id %u", codec.id);
     if (!ops->supports(head_dim, kind))
-        return tkv_fail(err, TKV_ERR_UNSUPPORTED, "%s cannot code head size %u: a multiple of 16 up to %d is needed",
+        return tkv_fail(err, TKV_ERR_UNSUPPORTED,
+                        "%s cannot code head size %u: a multiple of 16 up to %d is needed",
                         ops->name, head_dim, TKV_MAX_HEAD_DIM);
     *w = (struct work){
         .ops = ops,
@@ -77,12 +79,14 @@ static uint64_t first_bits(size_t n)
     return n >= 64 ? UINT64_MAX : ((uint64_t)1 << n) - 1;
 }
 
-static void load_rows(const struct work *w, const uint8_t *rows, tkv_type type, size_t stride, size_t n)
+static void load_rows(const struct work *w, const uint8_t *rows, tkv_type type, size_t stride,
+                      size_t n)
 {
     const uint32_t D = w->env.head_dim;
     for (size_t t = 0; t < n; t++) {
         if (type == TKV_F16)
-            w->env.kernels->f16_to_f32((const uint16_t *)(const void *)(rows + t * stride), w->x + t * D, D);
+            w->env.kernels->f16_to_f32((const uint16_t *)(const void *)(rows + t * stride),
+                                       w->x + t * D, D);
         else
             memcpy(w->x + t * D, rows + t * stride, (size_t)D * sizeof(float));
     }
@@ -108,16 +112,18 @@ static bool fits_f16(const uint8_t *row, tkv_type type, size_t D)
     return bad == 0;
 }
 
-static tkv_status check_rows(const uint8_t *rows, tkv_type type, size_t stride, size_t n_tokens, size_t D, tkv_error *err)
+static tkv_status check_rows(const uint8_t *rows, tkv_type type, size_t stride, size_t n_tokens,
+                             size_t D, tkv_error *err)
 {
     for (size_t t = 0; t < n_tokens; t++)
         if (!fits_f16(rows + t * stride, type, D))
-            return tkv_fail(err, TKV_ERR_NONFINITE, "a value of token %zu is NaN, infinite or over 65504", t);
+            return tkv_fail(err, TKV_ERR_NONFINITE,
+                            "a value of token %zu is NaN, infinite or over 65504", t);
     return TKV_OK;
 }
 
-static void encode_pages(const struct work *w, const uint8_t *rows, tkv_type type, size_t stride, size_t n_tokens,
-                         uint8_t *pages)
+static void encode_pages(const struct work *w, const uint8_t *rows, tkv_type type, size_t stride,
+                         size_t n_tokens, uint8_t *pages)
 {
     const size_t D = w->env.head_dim;
     void *scratch = (uint8_t *)w->x + tkv_align_up(sizeof(float) * TKV_PAGE_TOKENS * D);
@@ -131,16 +137,18 @@ static void encode_pages(const struct work *w, const uint8_t *rows, tkv_type typ
     }
 }
 
-tkv_status tkv_encode(tkv_context *ctx, tkv_codec codec, tkv_kind kind, uint32_t head_dim, const void *rows, tkv_type type,
-                      size_t row_stride, size_t n_tokens, void *pages, size_t capacity, tkv_error *err)
+tkv_status tkv_encode(tkv_context *ctx, tkv_codec codec, tkv_kind kind, uint32_t head_dim,
+                      const void *rows, tkv_type type, size_t row_stride, size_t n_tokens,
+                      void *pages, size_t capacity, tkv_error *err)
 {
     struct work w;
     tkv_status status = begin(ctx, codec, kind, head_dim, &w, err);
     if (status != TKV_OK)
         return status;
     if (n_pages(n_tokens) > capacity / w.page_bytes)
-        status = tkv_fail(err, TKV_ERR_RANGE, "%zu tokens need %zu pages of %zu bytes, the buffer has %zu bytes", n_tokens,
-                          n_pages(n_tokens), w.page_bytes, capacity);
+        status = tkv_fail(err, TKV_ERR_RANGE,
+                          "%zu tokens need %zu pages of %zu bytes, the buffer has %zu bytes",
+                          n_tokens, n_pages(n_tokens), w.page_bytes, capacity);
     if (status == TKV_OK)
         status = check_rows(rows, type, row_stride, n_tokens, head_dim, err);
     if (status == TKV_OK)
@@ -149,16 +157,18 @@ tkv_status tkv_encode(tkv_context *ctx, tkv_codec codec, tkv_kind kind, uint32_t
     return status;
 }
 
-tkv_status tkv_decode(tkv_context *ctx, tkv_codec codec, tkv_kind kind, uint32_t head_dim, const void *pages, size_t n_bytes,
-                      void *rows, tkv_type type, size_t row_stride, size_t n_tokens, tkv_error *err)
+tkv_status tkv_decode(tkv_context *ctx, tkv_codec codec, tkv_kind kind, uint32_t head_dim,
+                      const void *pages, size_t n_bytes, void *rows, tkv_type type,
+                      size_t row_stride, size_t n_tokens, tkv_error *err)
 {
     struct work w;
     tkv_status status = begin(ctx, codec, kind, head_dim, &w, err);
     if (status != TKV_OK)
         return status;
     if (n_pages(n_tokens) > n_bytes / w.page_bytes)
-        status = tkv_fail(err, TKV_ERR_RANGE, "%zu tokens are %zu pages of %zu bytes, there are only %zu bytes", n_tokens,
-                          n_pages(n_tokens), w.page_bytes, n_bytes);
+        status = tkv_fail(err, TKV_ERR_RANGE,
+                          "%zu tokens are %zu pages of %zu bytes, there are only %zu bytes",
+                          n_tokens, n_pages(n_tokens), w.page_bytes, n_bytes);
     for (size_t t = 0; t < n_tokens && status == TKV_OK; t++) {
         if (t % TKV_PAGE_TOKENS == 0) {
             w.ops->decode(&w.env, (const uint8_t *)pages + t / TKV_PAGE_TOKENS * w.page_bytes, w.x);

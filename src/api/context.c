@@ -28,7 +28,8 @@ static bool params_valid(const tkv_context_params *p, tkv_error *err)
 {
     const tkv_allocator *a = &p->allocator;
     if (p->struct_size != sizeof *p)
-        tkv_fail(err, TKV_ERR_INVALID, "context params of %u bytes, expected %zu: call tkv_context_params_default()",
+        tkv_fail(err, TKV_ERR_INVALID,
+                 "context params of %u bytes, expected %zu: call tkv_context_params_default()",
                  p->struct_size, sizeof *p);
     else if (!a->alloc != !a->free)
         tkv_fail(err, TKV_ERR_INVALID, "an allocator needs both alloc and free");

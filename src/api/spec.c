@@ -10,10 +10,12 @@
 static const struct {
     const char *name, *text, *summary;
 } presets[] = {
-    {"default", "k=turbo4c,v=turbo4,sink=64,tail=128", "a quarter of f16, holds on models with key outliers"},
+    {"default", "k=turbo4c,v=turbo4,sink=64,tail=128",
+     "a quarter of f16, holds on models with key outliers"},
     {"safe", "k=q8,v=q8,sink=64,tail=128", "half of f16, no measurable loss"},
     {"small", "k=turbo4c,v=turbo3,sink=64,tail=128", "under a quarter of f16, a small loss"},
-    {"smallest", "k=turbo3c,v=turbo2,sink=64,tail=128", "a sixth of f16, for when nothing else fits"},
+    {"smallest", "k=turbo3c,v=turbo2,sink=64,tail=128",
+     "a sixth of f16, for when nothing else fits"},
 };
 
 tkv_status tkv_spec_preset(uint32_t i, const char **name, const char **text, const char **summary)
@@ -49,10 +51,12 @@ tkv_status tkv_codec_find(const char *name, tkv_codec *out, tkv_error *err)
         const size_t used = strlen(known);
         snprintf(known + used, sizeof known - used, " %s", tkv_codec_by_index(i)->name);
     }
-    return tkv_fail(err, TKV_ERR_SPEC, "unknown codec '%.40s'; there are:%s", name ? name : "", known);
+    return tkv_fail(err, TKV_ERR_SPEC, "unknown codec '%.40s'; there are:%s", name ? name : "",
+                    known);
 }
 
-static tkv_status parse_count(const char *key, const char *value, uint32_t most, uint32_t *out, tkv_error *err)
+static tkv_status parse_count(const char *key, const char *value, uint32_t most, uint32_t *out,
+                              tkv_error *err)
 {
     uint32_t n = 0;
     bool good = *value != '\0';
@@ -61,7 +65,8 @@ static tkv_status parse_count(const char *key, const char *value, uint32_t most,
         n = 10 * n + (uint32_t)(*c - '0'); /* most is far below 2^32 / 10 */
     }
     if (!good || n > most)
-        return tkv_fail(err, TKV_ERR_SPEC, "%s=%.40s: a number from 0 to %u is needed", key, value, most);
+        return tkv_fail(err, TKV_ERR_SPEC, "%s=%.40s: a number from 0 to %u is needed", key, value,
+                        most);
     *out = n;
     return TKV_OK;
 }
@@ -111,11 +116,13 @@ static tkv_status set_key(struct draft *d, const char *key, const char *value, t
         return parse_count(key, value, 1, &s->strict, err);
     if (strcmp(key, "rot") == 0)
         return set_rotation(d, value, err);
-    return tkv_fail(err, TKV_ERR_SPEC, "unknown key '%.40s'; there are: k v kv visual.k visual.v sink tail rot strict",
+    return tkv_fail(err, TKV_ERR_SPEC,
+                    "unknown key '%.40s'; there are: k v kv visual.k visual.v sink tail rot strict",
                     key);
 }
 
-static tkv_status parse_words(struct draft *d, const char *text, bool preset_allowed, tkv_error *err)
+static tkv_status parse_words(struct draft *d, const char *text, bool preset_allowed,
+                              tkv_error *err)
 {
     char copy[SPEC_MAX];
     if (strlen(text) >= sizeof copy)
@@ -139,8 +146,10 @@ static tkv_status parse_words(struct draft *d, const char *text, bool preset_all
             char names[SPEC_MAX] = "";
             for (size_t i = 0; i < sizeof presets / sizeof presets[0]; i++)
                 strcat(strcat(names, " "), presets[i].name);
-            status = tkv_fail(err, TKV_ERR_SPEC, "'%.40s' is neither key=value nor, at the start, a codec or a preset; presets:%s", word,
-                              names);
+            status = tkv_fail(
+                err, TKV_ERR_SPEC,
+                "'%.40s' is neither key=value nor, at the start, a codec or a preset; presets:%s",
+                word, names);
         }
         if (status != TKV_OK)
             return status;
@@ -157,8 +166,8 @@ tkv_status tkv_spec_parse(const char *text, tkv_spec *out, tkv_error *err)
     if (status != TKV_OK)
         return status;
     if (!d.spec.k.id || !d.spec.v.id)
-        return tkv_fail(err, TKV_ERR_SPEC, "the spec names no codec for %s: add %s=turbo4", d.spec.k.id ? "values" : "keys",
-                        d.spec.k.id ? "v" : "k");
+        return tkv_fail(err, TKV_ERR_SPEC, "the spec names no codec for %s: add %s=turbo4",
+                        d.spec.k.id ? "values" : "keys", d.spec.k.id ? "v" : "k");
     tkv_codec *codecs[] = {&d.spec.k, &d.spec.v, &d.spec.visual_k, &d.spec.visual_v};
     for (size_t i = 0; i < 4 && d.no_rotation; i++)
         if (codecs[i]->id)
@@ -175,9 +184,11 @@ tkv_status tkv_spec_print(const tkv_spec *spec, char *buf, size_t capacity)
     const tkv_codec visual_codec[2] = {spec->visual_k, spec->visual_v};
     for (int i = 0; i < 2; i++)
         if (tkv_codec_by_id(visual_codec[i].id))
-            snprintf(visual[i], sizeof visual[i], ",visual.%c=%s", "kv"[i], tkv_codec_by_id(visual_codec[i].id)->name);
-    const int n = snprintf(buf, capacity, "k=%s,v=%s%s%s,sink=%u,tail=%u%s%s", tkv_codec_by_id(spec->k.id)->name,
-                           tkv_codec_by_id(spec->v.id)->name, visual[0], visual[1], spec->sink, spec->tail,
-                           spec->k.flags & TKV_CODEC_NO_ROTATION ? ",rot=none" : "", spec->strict ? ",strict=1" : "");
+            snprintf(visual[i], sizeof visual[i], ",visual.%c=%s", "kv"[i],
+                     tkv_codec_by_id(visual_codec[i].id) -> name);
+    const int n = snprintf(
+        buf, capacity, "k=%s,v=%s%s%s,sink=%u,tail=%u%s%s", tkv_codec_by_id(spec->k.id)->name,
+        tkv_codec_by_id(spec->v.id)->name, visual[0], visual[1], spec->sink, spec->tail,
+        spec->k.flags & TKV_CODEC_NO_ROTATION ? ",rot=none" : "", spec->strict ? ",strict=1" : "");
     return n < 0 || (size_t)n >= capacity ? TKV_ERR_RANGE : TKV_OK;
 }

@@ -21,7 +21,8 @@ static void *libc_alloc(void *user, size_t bytes)
     void *ptr = aligned_alloc(TKV_HUGE_PAGE, rounded);
 #if defined(__linux__)
     if (ptr)
-        (void)madvise(ptr, rounded, MADV_HUGEPAGE); /* a wish: nothing breaks where it is not granted */
+        (void)madvise(ptr, rounded,
+                      MADV_HUGEPAGE); /* a wish: nothing breaks where it is not granted */
 #endif
     return ptr;
 }

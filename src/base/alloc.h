@@ -7,7 +7,7 @@
 
 #include "tightkv/tightkv.h"
 
-#define TKV_ALIGN 64
+#define TKV_ALIGN     64
 #define TKV_HUGE_PAGE ((size_t)2 << 20)
 
 /* The C library as a tkv_allocator. */

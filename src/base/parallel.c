@@ -27,8 +27,8 @@ uint32_t tkv_n_threads(const tkv_executor *executor)
     return executor->run && executor->n_threads > 1 ? executor->n_threads : 1;
 }
 
-void tkv_parallel(const tkv_executor *executor, size_t n_items, void (*fn)(void *arg, size_t item, uint32_t ith),
-                  void *arg)
+void tkv_parallel(const tkv_executor *executor, size_t n_items,
+                  void (*fn)(void *arg, size_t item, uint32_t ith), void *arg)
 {
     if (n_items == 0)
         return;

@@ -8,7 +8,8 @@
 #if defined(__GNUC__)
 __attribute__((format(printf, 3, 4)))
 #endif
-tkv_status tkv_fail(tkv_error *err, tkv_status status, const char *format, ...);
+tkv_status
+tkv_fail(tkv_error *err, tkv_status status, const char *format, ...);
 
 /* The usual out-of-memory line. */
 tkv_status tkv_fail_nomem(tkv_error *err, size_t bytes, const char *what);

@@ -22,7 +22,8 @@ tkv_status tkv_cache_create(tkv_context *ctx, const tkv_spec *spec, tkv_cache **
 {
     if (!ctx || !spec || !out)
         return tkv_fail(err, TKV_ERR_INVALID, "ctx, spec and out must not be NULL");
-    if (spec->struct_size != sizeof *spec || !tkv_codec_by_id(spec->k.id) || !tkv_codec_by_id(spec->v.id))
+    if (spec->struct_size != sizeof *spec || !tkv_codec_by_id(spec->k.id) ||
+        !tkv_codec_by_id(spec->v.id))
         return tkv_fail(err, TKV_ERR_INVALID, "not a spec: make it with tkv_spec_parse()");
     tkv_cache *cache = tkv_alloc_zero(&ctx->allocator, sizeof *cache);
     if (!cache)
@@ -36,8 +37,10 @@ tkv_status tkv_cache_create(tkv_context *ctx, const tkv_spec *spec, tkv_cache **
 static void layer_release(tkv_cache *cache, struct tkv_layer *layer)
 {
     const tkv_allocator *a = &cache->ctx->allocator;
-    const size_t balance_bytes = (size_t)layer->shape.n_kv_heads * layer->head_dim[TKV_K] * sizeof(float);
-    tkv_free(a, layer->pages, layer->shape.n_streams * layer->pages_per_stream * sizeof *layer->pages);
+    const size_t balance_bytes =
+        (size_t)layer->shape.n_kv_heads * layer->head_dim[TKV_K] * sizeof(float);
+    tkv_free(a, layer->pages,
+             layer->shape.n_streams * layer->pages_per_stream * sizeof *layer->pages);
     tkv_free(a, layer->streams, layer->shape.n_streams * sizeof *layer->streams);
     tkv_free(a, layer->open_pages, layer->open_capacity * sizeof *layer->open_pages);
     tkv_free(a, layer->balance, balance_bytes);
@@ -107,7 +110,8 @@ static tkv_status layer_codecs(const tkv_cache *cache, struct tkv_layer *layer, 
     const tkv_spec *spec = &cache->spec;
     const tkv_codec chosen[TKV_N_CLASSES][2] = {
         {spec->k, spec->v},
-        {spec->visual_k.id ? spec->visual_k : spec->k, spec->visual_v.id ? spec->visual_v : spec->v},
+        {spec->visual_k.id ? spec->visual_k : spec->k,
+         spec->visual_v.id ? spec->visual_v : spec->v},
     };
     for (int klass = 0; klass < TKV_N_CLASSES; klass++) {
         layer->sealed_bytes[klass] = 0;
@@ -116,7 +120,8 @@ static tkv_status layer_codecs(const tkv_cache *cache, struct tkv_layer *layer, 
             const uint32_t D = layer->head_dim[kind];
             if (!ops->supports(D, (tkv_kind)kind))
                 return tkv_fail(err, TKV_ERR_UNSUPPORTED,
-                                "%s cannot code %s of head size %u: a multiple of 16 up to %d is needed; keep this "
+                                "%s cannot code %s of head size %u: a multiple of 16 up to %d is "
+                                "needed; keep this "
                                 "layer exact",
                                 ops->name, kind == TKV_K ? "keys" : "values", D, TKV_MAX_HEAD_DIM);
             const uint16_t flags = chosen[klass][kind].flags;
@@ -127,7 +132,8 @@ static tkv_status layer_codecs(const tkv_cache *cache, struct tkv_layer *layer, 
                 .page_bytes = tkv_align_up(ops->page_bytes(D, (tkv_kind)kind)),
                 .model_bytes = ops->caps & TKV_CAP_LEARNS ? tkv_align_up(ops->model_bytes(D)) : 0,
             };
-            layer->sealed_bytes[klass] += layer->shape.n_kv_heads * layer->codec[klass][kind].page_bytes;
+            layer->sealed_bytes[klass] +=
+                layer->shape.n_kv_heads * layer->codec[klass][kind].page_bytes;
         }
     }
     return TKV_OK;
@@ -146,24 +152,29 @@ static tkv_status layer_memory(tkv_cache *cache, struct tkv_layer *layer, tkv_er
         complete = complete && layer->sealed_pool[klass];
     }
     if (layer->codec[TKV_SPAN_TEXT][TKV_K].ops->caps & TKV_CAP_BALANCES) {
-        layer->q_square = tkv_alloc_zero(a, (size_t)layer->shape.n_kv_heads * layer->head_dim[TKV_K] * sizeof(float));
+        layer->q_square = tkv_alloc_zero(a, (size_t)layer->shape.n_kv_heads *
+                                                layer->head_dim[TKV_K] * sizeof(float));
         complete = complete && layer->q_square;
     }
-    return complete ? TKV_OK : tkv_fail_nomem(err, n_pages * sizeof *layer->pages, "a layer's page table");
+    return complete ? TKV_OK
+                    : tkv_fail_nomem(err, n_pages * sizeof *layer->pages, "a layer's page table");
 }
 
 static bool shape_valid(const tkv_layer_params *p)
 {
     size_t total;
-    return p->struct_size == sizeof *p && p->n_kv_heads && p->k_head_dim && p->v_head_dim && p->n_slots && p->n_streams &&
-           tkv_mul(p->n_slots, p->n_streams, &total) && total <= INT64_MAX / 2;
+    return p->struct_size == sizeof *p && p->n_kv_heads && p->k_head_dim && p->v_head_dim &&
+           p->n_slots && p->n_streams && tkv_mul(p->n_slots, p->n_streams, &total) &&
+           total <= INT64_MAX / 2;
 }
 
-tkv_status tkv_cache_add_layer(tkv_cache *cache, const tkv_layer_params *params, uint32_t *index, tkv_error *err)
+tkv_status tkv_cache_add_layer(tkv_cache *cache, const tkv_layer_params *params, uint32_t *index,
+                               tkv_error *err)
 {
     if (!cache || !params || !index || !shape_valid(params))
         return tkv_fail(err, TKV_ERR_INVALID, "layer params must be set and above zero");
-    struct tkv_layer layer = {.shape = *params, .head_dim = {params->k_head_dim, params->v_head_dim}};
+    struct tkv_layer layer = {.shape = *params,
+                              .head_dim = {params->k_head_dim, params->v_head_dim}};
     layer.pages_per_stream = ((size_t)params->n_slots + TKV_PAGE_TOKENS - 1) / TKV_PAGE_TOKENS;
     tkv_status status = layer_codecs(cache, &layer, err);
     if (status != TKV_OK)
@@ -199,7 +210,8 @@ static uint64_t layer_meta_bytes(const struct tkv_layer *layer)
 static void add_layer_stats(const struct tkv_layer *layer, tkv_cache_stats *s)
 {
     for (int kind = TKV_K; kind <= TKV_V; kind++) {
-        const uint64_t values = layer->n_rows[kind] * layer->shape.n_kv_heads * layer->head_dim[kind];
+        const uint64_t values =
+            layer->n_rows[kind] * layer->shape.n_kv_heads * layer->head_dim[kind];
         s->n_values += values;
         s->f16_bytes += 2 * values;
     }

@@ -10,7 +10,7 @@
 #include "codec/codec.h"
 #include "tightkv/tightkv.h"
 
-#define TKV_NO_POS (-1)
+#define TKV_NO_POS    (-1)
 #define TKV_N_CLASSES 2
 
 enum tkv_page_state { TKV_PAGE_EMPTY = 0, TKV_PAGE_OPEN, TKV_PAGE_SEALED };
@@ -27,8 +27,9 @@ struct tkv_page {
 
 /* An open page's record begins with this; the rows follow: K [head][64][k_head_dim] f16, then V. */
 struct tkv_open {
-    int32_t pos[TKV_PAGE_TOKENS];    /* TKV_NO_POS: unknown */
-    uint64_t stamp[TKV_PAGE_TOKENS]; /* the stream's count of writes when the row came; 0: long ago */
+    int32_t pos[TKV_PAGE_TOKENS]; /* TKV_NO_POS: unknown */
+    uint64_t
+        stamp[TKV_PAGE_TOKENS]; /* the stream's count of writes when the row came; 0: long ago */
     uint8_t klass[TKV_PAGE_TOKENS];
 };
 
@@ -44,7 +45,8 @@ struct tkv_layer_codec {
 
 struct tkv_stream {
     uint64_t n_writes; /* rows ever written */
-    uint32_t n_runs;   /* runs of consecutive positions in the last batch: sequences interleaved here */
+    uint32_t
+        n_runs; /* runs of consecutive positions in the last batch: sequences interleaved here */
 };
 
 struct tkv_layer {
@@ -63,7 +65,8 @@ struct tkv_layer {
     /* Channel balance of keys: code k / balance, ask with q * balance. [n_kv_heads][k_head_dim]; NULL until the
      * first page seals. */
     float *balance;
-    float *q_square; /* sums of squared query values, until balance is known. [n_kv_heads][k_head_dim] */
+    float *
+        q_square; /* sums of squared query values, until balance is known. [n_kv_heads][k_head_dim] */
     uint64_t q_count;
 };
 
@@ -82,20 +85,24 @@ struct tkv_cache {
 
 size_t tkv_open_bytes(const struct tkv_layer *layer);
 /* f16 rows of one head of an open page: [64][head_dim]. */
-uint16_t *tkv_open_rows(const struct tkv_layer *layer, const struct tkv_page *page, tkv_kind kind, uint32_t head);
+uint16_t *tkv_open_rows(const struct tkv_layer *layer, const struct tkv_page *page, tkv_kind kind,
+                        uint32_t head);
 static inline struct tkv_open *tkv_open_info(const struct tkv_page *page)
 {
     return page->record;
 }
 /* Coded page of one head within a sealed record. */
-uint8_t *tkv_sealed_page(const struct tkv_layer *layer, uint8_t klass, void *record, tkv_kind kind, uint32_t head);
+uint8_t *tkv_sealed_page(const struct tkv_layer *layer, uint8_t klass, void *record, tkv_kind kind,
+                         uint32_t head);
 
 /* The page of a slot, and the slot's row in it. The slot must be in range. */
-struct tkv_page *tkv_page_of(const struct tkv_layer *layer, int64_t slot, uint32_t *row, uint32_t *stream);
+struct tkv_page *tkv_page_of(const struct tkv_layer *layer, int64_t slot, uint32_t *row,
+                             uint32_t *stream);
 bool tkv_slots_valid(const struct tkv_layer *layer, int64_t first, size_t n);
 
 /* Makes a page open: an empty one gets zero rows, a sealed one its decoded rows. */
-tkv_status tkv_page_open(tkv_cache *cache, struct tkv_layer *layer, struct tkv_page *page, tkv_error *err);
+tkv_status tkv_page_open(tkv_cache *cache, struct tkv_layer *layer, struct tkv_page *page,
+                         tkv_error *err);
 /* Gives everything back. */
 void tkv_page_drop(struct tkv_layer *layer, struct tkv_page *page);
 
@@ -103,17 +110,18 @@ void tkv_page_drop(struct tkv_layer *layer, struct tkv_page *page);
 
 /* Bytes of scratch that coding one head's page needs. */
 size_t tkv_coding_scratch_bytes(const struct tkv_layer *layer);
-struct tkv_codec_env tkv_layer_env(const tkv_cache *cache, const struct tkv_layer *layer, uint8_t klass,
-                                   tkv_kind kind, uint32_t head);
+struct tkv_codec_env tkv_layer_env(const tkv_cache *cache, const struct tkv_layer *layer,
+                                   uint8_t klass, tkv_kind kind, uint32_t head);
 /* Codes one head of an open page; `valid` rows count. Balance and models must be known. */
-void tkv_code_head(const tkv_cache *cache, const struct tkv_layer *layer, uint8_t klass, tkv_kind kind,
-                   uint32_t head, const struct tkv_page *page, uint8_t *coded, void *scratch);
+void tkv_code_head(const tkv_cache *cache, const struct tkv_layer *layer, uint8_t klass,
+                   tkv_kind kind, uint32_t head, const struct tkv_page *page, uint8_t *coded,
+                   void *scratch);
 /* Decodes one head of a coded page to f32 rows [64][head_dim] as they were written (un-rotated). */
-void tkv_decode_head(const tkv_cache *cache, const struct tkv_layer *layer, uint8_t klass, tkv_kind kind,
-                     uint32_t head, const uint8_t *coded, float *rows);
+void tkv_decode_head(const tkv_cache *cache, const struct tkv_layer *layer, uint8_t klass,
+                     tkv_kind kind, uint32_t head, const uint8_t *coded, float *rows);
 /* Learns what the layer's codecs learn from their first page, if they have not. */
-tkv_status tkv_layer_learn(tkv_cache *cache, struct tkv_layer *layer, uint8_t klass, const struct tkv_page *page,
-                           tkv_error *err);
+tkv_status tkv_layer_learn(tkv_cache *cache, struct tkv_layer *layer, uint8_t klass,
+                           const struct tkv_page *page, tkv_error *err);
 uint8_t tkv_page_class(const struct tkv_page *page);
 bool tkv_page_finite(const struct tkv_layer *layer, const struct tkv_page *page);
 

@@ -7,8 +7,8 @@
 #include "base/status.h"
 #include "cache/cache.h"
 
-struct tkv_codec_env tkv_layer_env(const tkv_cache *cache, const struct tkv_layer *layer, uint8_t klass,
-                                   tkv_kind kind, uint32_t head)
+struct tkv_codec_env tkv_layer_env(const tkv_cache *cache, const struct tkv_layer *layer,
+                                   uint8_t klass, tkv_kind kind, uint32_t head)
 {
     const struct tkv_layer_codec *codec = &layer->codec[klass][kind];
     return (struct tkv_codec_env){
@@ -32,15 +32,17 @@ size_t tkv_coding_scratch_bytes(const struct tkv_layer *layer)
     return tkv_align_up(sizeof(float) * TKV_PAGE_TOKENS * TKV_MAX_HEAD_DIM) + tkv_align_up(most);
 }
 
-static const float *balance_of(const struct tkv_layer *layer, uint8_t klass, tkv_kind kind, uint32_t head)
+static const float *balance_of(const struct tkv_layer *layer, uint8_t klass, tkv_kind kind,
+                               uint32_t head)
 {
     const bool balances = kind == TKV_K && (layer->codec[klass][kind].ops->caps & TKV_CAP_BALANCES);
-    return balances && layer->balance ? layer->balance + (size_t)head * layer->head_dim[TKV_K] : NULL;
+    return balances && layer->balance ? layer->balance + (size_t)head * layer->head_dim[TKV_K]
+                                      : NULL;
 }
 
 /* The basis domain: rows divided by the balance, then rotated. */
-static void to_basis(const tkv_cache *cache, const struct tkv_layer *layer, uint8_t klass, tkv_kind kind,
-                     uint32_t head, float *x)
+static void to_basis(const tkv_cache *cache, const struct tkv_layer *layer, uint8_t klass,
+                     tkv_kind kind, uint32_t head, float *x)
 {
     const uint32_t D = layer->head_dim[kind];
     const float *balance = balance_of(layer, klass, kind, head);
@@ -52,19 +54,22 @@ static void to_basis(const tkv_cache *cache, const struct tkv_layer *layer, uint
         cache->ctx->kernels.rotate(x, TKV_PAGE_TOKENS, D, cache->ctx->sign);
 }
 
-void tkv_code_head(const tkv_cache *cache, const struct tkv_layer *layer, uint8_t klass, tkv_kind kind,
-                   uint32_t head, const struct tkv_page *page, uint8_t *coded, void *scratch)
+void tkv_code_head(const tkv_cache *cache, const struct tkv_layer *layer, uint8_t klass,
+                   tkv_kind kind, uint32_t head, const struct tkv_page *page, uint8_t *coded,
+                   void *scratch)
 {
     const struct tkv_codec_env env = tkv_layer_env(cache, layer, klass, kind, head);
     float *x = scratch;
-    void *rest = (uint8_t *)scratch + tkv_align_up(sizeof(float) * TKV_PAGE_TOKENS * TKV_MAX_HEAD_DIM);
-    env.kernels->f16_to_f32(tkv_open_rows(layer, page, kind, head), x, (size_t)TKV_PAGE_TOKENS * env.head_dim);
+    void *rest =
+        (uint8_t *)scratch + tkv_align_up(sizeof(float) * TKV_PAGE_TOKENS * TKV_MAX_HEAD_DIM);
+    env.kernels->f16_to_f32(tkv_open_rows(layer, page, kind, head), x,
+                            (size_t)TKV_PAGE_TOKENS * env.head_dim);
     to_basis(cache, layer, klass, kind, head, x);
     layer->codec[klass][kind].ops->encode(&env, x, page->valid[kind], coded, rest);
 }
 
-void tkv_decode_head(const tkv_cache *cache, const struct tkv_layer *layer, uint8_t klass, tkv_kind kind,
-                     uint32_t head, const uint8_t *coded, float *rows)
+void tkv_decode_head(const tkv_cache *cache, const struct tkv_layer *layer, uint8_t klass,
+                     tkv_kind kind, uint32_t head, const uint8_t *coded, float *rows)
 {
     const struct tkv_codec_env env = tkv_layer_env(cache, layer, klass, kind, head);
     const struct tkv_layer_codec *codec = &layer->codec[klass][kind];
@@ -91,7 +96,8 @@ bool tkv_page_finite(const struct tkv_layer *layer, const struct tkv_page *page)
 {
     for (int kind = TKV_K; kind <= TKV_V; kind++) {
         const uint16_t *rows = tkv_open_rows(layer, page, (tkv_kind)kind, 0);
-        if (!tkv_halves_finite(rows, (size_t)layer->shape.n_kv_heads * TKV_PAGE_TOKENS * layer->head_dim[kind]))
+        if (!tkv_halves_finite(rows, (size_t)layer->shape.n_kv_heads * TKV_PAGE_TOKENS *
+                                         layer->head_dim[kind]))
             return false;
     }
     return true;
@@ -116,7 +122,8 @@ static void channel_deviation(const uint16_t *rows, uint64_t valid, uint32_t D, 
 
 /* The noise that a rotation spreads evenly costs least when k is divided by sqrt(deviation(k) / rms(q)):
  * minimise sum_c q_c^2 s_c^2 * sum_c d_c^2 / s_c^2 over s. Kept within 2^+-6 of the median. */
-static void balance_head(const float *deviation, const float *q_square, uint64_t q_count, uint32_t D, float *balance)
+static void balance_head(const float *deviation, const float *q_square, uint64_t q_count,
+                         uint32_t D, float *balance)
 {
     double log_sum = 0;
     uint32_t n = 0;
@@ -137,7 +144,8 @@ static void balance_head(const float *deviation, const float *q_square, uint64_t
     }
 }
 
-static tkv_status learn_balance(tkv_cache *cache, struct tkv_layer *layer, const struct tkv_page *page, tkv_error *err)
+static tkv_status learn_balance(tkv_cache *cache, struct tkv_layer *layer,
+                                const struct tkv_page *page, tkv_error *err)
 {
     const uint32_t D = layer->head_dim[TKV_K], n_heads = layer->shape.n_kv_heads;
     const size_t bytes = (size_t)n_heads * D * sizeof(float);
@@ -146,9 +154,11 @@ static tkv_status learn_balance(tkv_cache *cache, struct tkv_layer *layer, const
         return tkv_fail_nomem(err, bytes, "a key balance");
     for (uint32_t head = 0; head < n_heads; head++) {
         float deviation[TKV_MAX_HEAD_DIM];
-        channel_deviation(tkv_open_rows(layer, page, TKV_K, head), page->valid[TKV_K], D, deviation);
+        channel_deviation(tkv_open_rows(layer, page, TKV_K, head), page->valid[TKV_K], D,
+                          deviation);
         const float *q_square = layer->q_square ? layer->q_square + (size_t)head * D : NULL;
-        balance_head(deviation, q_square, q_square ? layer->q_count : 0, D, balance + (size_t)head * D);
+        balance_head(deviation, q_square, q_square ? layer->q_count : 0, D,
+                     balance + (size_t)head * D);
     }
     layer->balance = balance;
     tkv_free(&cache->ctx->allocator, layer->q_square, bytes);
@@ -156,8 +166,8 @@ static tkv_status learn_balance(tkv_cache *cache, struct tkv_layer *layer, const
     return TKV_OK;
 }
 
-static tkv_status learn_models(tkv_cache *cache, struct tkv_layer *layer, uint8_t klass, tkv_kind kind,
-                               const struct tkv_page *page, tkv_error *err)
+static tkv_status learn_models(tkv_cache *cache, struct tkv_layer *layer, uint8_t klass,
+                               tkv_kind kind, const struct tkv_page *page, tkv_error *err)
 {
     struct tkv_layer_codec *codec = &layer->codec[klass][kind];
     const size_t bytes = layer->shape.n_kv_heads * codec->model_bytes;
@@ -170,17 +180,19 @@ static tkv_status learn_models(tkv_cache *cache, struct tkv_layer *layer, uint8_
     for (uint32_t head = 0; head < layer->shape.n_kv_heads; head++) {
         const struct tkv_codec_env env = tkv_layer_env(cache, layer, klass, kind, head);
         float *x = (float *)(void *)scratch;
-        env.kernels->f16_to_f32(tkv_open_rows(layer, page, kind, head), x, (size_t)TKV_PAGE_TOKENS * env.head_dim);
+        env.kernels->f16_to_f32(tkv_open_rows(layer, page, kind, head), x,
+                                (size_t)TKV_PAGE_TOKENS * env.head_dim);
         to_basis(cache, layer, klass, kind, head, x);
         codec->ops->learn(&env, x, page->valid[kind], models + head * codec->model_bytes,
-                          scratch + tkv_align_up(sizeof(float) * TKV_PAGE_TOKENS * TKV_MAX_HEAD_DIM));
+                          scratch +
+                              tkv_align_up(sizeof(float) * TKV_PAGE_TOKENS * TKV_MAX_HEAD_DIM));
     }
     codec->models = models;
     return TKV_OK;
 }
 
-tkv_status tkv_layer_learn(tkv_cache *cache, struct tkv_layer *layer, uint8_t klass, const struct tkv_page *page,
-                           tkv_error *err)
+tkv_status tkv_layer_learn(tkv_cache *cache, struct tkv_layer *layer, uint8_t klass,
+                           const struct tkv_page *page, tkv_error *err)
 {
     if (!layer->balance && (layer->codec[klass][TKV_K].ops->caps & TKV_CAP_BALANCES)) {
         const tkv_status status = learn_balance(cache, layer, page, err);

@@ -10,7 +10,8 @@ struct tkv_context {
     tkv_allocator allocator;
     tkv_executor executor;
     uint32_t cpu;
-    float sign[TKV_MAX_HEAD_DIM]; /* +-1: the random half of the rotation, the same for every head */
+    float
+        sign[TKV_MAX_HEAD_DIM]; /* +-1: the random half of the rotation, the same for every head */
 };
 
 #endif

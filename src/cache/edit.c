@@ -5,14 +5,16 @@
 #include "base/status.h"
 #include "cache/cache.h"
 
-static void forget_rows(const struct tkv_layer *layer, struct tkv_page *page, uint32_t first, uint32_t n)
+static void forget_rows(const struct tkv_layer *layer, struct tkv_page *page, uint32_t first,
+                        uint32_t n)
 {
     struct tkv_open *info = tkv_open_info(page);
     const uint64_t mask = (n == 64 ? UINT64_MAX : ((uint64_t)1 << n) - 1) << first;
     for (int kind = TKV_K; kind <= TKV_V; kind++) {
         const size_t D = layer->head_dim[kind];
         for (uint32_t head = 0; head < layer->shape.n_kv_heads; head++)
-            memset(tkv_open_rows(layer, page, (tkv_kind)kind, head) + first * D, 0, n * D * sizeof(uint16_t));
+            memset(tkv_open_rows(layer, page, (tkv_kind)kind, head) + first * D, 0,
+                   n * D * sizeof(uint16_t));
         page->valid[kind] &= ~mask;
     }
     for (uint32_t t = first; t < first + n; t++) {
@@ -32,8 +34,8 @@ static uint64_t rows_in(const struct tkv_page *page, tkv_kind kind)
 }
 
 /* Forgets rows [first, first + n) of one page. */
-static tkv_status forget_in_page(tkv_cache *cache, struct tkv_layer *layer, struct tkv_page *page, uint32_t first,
-                                 uint32_t n, tkv_error *err)
+static tkv_status forget_in_page(tkv_cache *cache, struct tkv_layer *layer, struct tkv_page *page,
+                                 uint32_t first, uint32_t n, tkv_error *err)
 {
     if (page->state == TKV_PAGE_EMPTY)
         return TKV_OK;
@@ -57,7 +59,8 @@ static tkv_status forget_in_page(tkv_cache *cache, struct tkv_layer *layer, stru
     return TKV_OK;
 }
 
-tkv_status tkv_cache_forget(tkv_cache *cache, uint32_t index, int64_t first, size_t n, tkv_error *err)
+tkv_status tkv_cache_forget(tkv_cache *cache, uint32_t index, int64_t first, size_t n,
+                            tkv_error *err)
 {
     if (!cache || index >= cache->n_layers)
         return tkv_fail(err, TKV_ERR_INVALID, "no layer %u", index);
@@ -71,10 +74,12 @@ tkv_status tkv_cache_forget(tkv_cache *cache, uint32_t index, int64_t first, siz
         const size_t in_stream = (size_t)first % layer->shape.n_slots;
         size_t here = TKV_PAGE_TOKENS - row;
         here = here < n ? here : n;
-        const size_t left = layer->shape.n_slots - in_stream; /* a stream's last page may be short */
+        const size_t left =
+            layer->shape.n_slots - in_stream; /* a stream's last page may be short */
         const bool whole = row == 0 && here >= left;
         here = here < left ? here : left;
-        const tkv_status status = forget_in_page(cache, layer, page, row, whole ? TKV_PAGE_TOKENS : (uint32_t)here, err);
+        const tkv_status status =
+            forget_in_page(cache, layer, page, row, whole ? TKV_PAGE_TOKENS : (uint32_t)here, err);
         if (status != TKV_OK)
             return status;
         first += (int64_t)here;
@@ -90,12 +95,13 @@ tkv_status tkv_cache_truncate(tkv_cache *cache, uint32_t stream, size_t n_slots,
     for (uint32_t i = 0; i < cache->n_layers; i++) {
         const struct tkv_layer *layer = &cache->layers[i];
         if (stream >= layer->shape.n_streams)
-            return tkv_fail(err, TKV_ERR_RANGE, "stream %u is out of range: layer %u has %u", stream, i,
-                            layer->shape.n_streams);
+            return tkv_fail(err, TKV_ERR_RANGE, "stream %u is out of range: layer %u has %u",
+                            stream, i, layer->shape.n_streams);
         if (n_slots >= layer->shape.n_slots)
             continue;
         const int64_t first = (int64_t)stream * layer->shape.n_slots + (int64_t)n_slots;
-        const tkv_status status = tkv_cache_forget(cache, i, first, layer->shape.n_slots - n_slots, err);
+        const tkv_status status =
+            tkv_cache_forget(cache, i, first, layer->shape.n_slots - n_slots, err);
         if (status != TKV_OK)
             return status;
     }
@@ -103,8 +109,8 @@ tkv_status tkv_cache_truncate(tkv_cache *cache, uint32_t stream, size_t n_slots,
 }
 
 /* A copy of a whole page, coded bytes or exact rows as they are. */
-static tkv_status copy_page(tkv_cache *cache, struct tkv_layer *layer, struct tkv_page *dst, const struct tkv_page *src,
-                            tkv_error *err)
+static tkv_status copy_page(tkv_cache *cache, struct tkv_layer *layer, struct tkv_page *dst,
+                            const struct tkv_page *src, tkv_error *err)
 {
     tkv_status status = forget_in_page(cache, layer, dst, 0, TKV_PAGE_TOKENS, err);
     if (status != TKV_OK || src->state == TKV_PAGE_EMPTY)
@@ -124,7 +130,8 @@ static tkv_status copy_page(tkv_cache *cache, struct tkv_layer *layer, struct tk
         memcpy(dst->record, src->record, layer->open_pool->record_bytes);
         memcpy(dst->valid, src->valid, sizeof dst->valid);
         dst->nonfinite = src->nonfinite;
-        struct tkv_stream *stream = &layer->streams[(size_t)(dst - layer->pages) / layer->pages_per_stream];
+        struct tkv_stream *stream =
+            &layer->streams[(size_t)(dst - layer->pages) / layer->pages_per_stream];
         struct tkv_open *info = tkv_open_info(dst);
         for (uint32_t t = 0; t < TKV_PAGE_TOKENS; t++) /* as if written here just now, in order */
             info->stamp[t] = info->stamp[t] ? ++stream->n_writes : 0;
@@ -135,13 +142,15 @@ static tkv_status copy_page(tkv_cache *cache, struct tkv_layer *layer, struct tk
 }
 
 /* Row by row, for ranges whose pages do not line up. Missing rows stay missing. */
-static tkv_status copy_row(tkv_cache *cache, uint32_t index, int64_t dst, int64_t src, tkv_error *err)
+static tkv_status copy_row(tkv_cache *cache, uint32_t index, int64_t dst, int64_t src,
+                           tkv_error *err)
 {
     struct tkv_layer *layer = &cache->layers[index];
     uint32_t row, stream;
     const struct tkv_page *page = tkv_page_of(layer, src, &row, &stream);
     const bool open = page->state == TKV_PAGE_OPEN;
-    if (page->state == TKV_PAGE_EMPTY || (open && !((page->valid[TKV_K] | page->valid[TKV_V]) >> row & 1)))
+    if (page->state == TKV_PAGE_EMPTY ||
+        (open && !((page->valid[TKV_K] | page->valid[TKV_V]) >> row & 1)))
         return tkv_cache_forget(cache, index, dst, 1, err);
     const int32_t pos = open ? tkv_open_info(page)->pos[row] : TKV_NO_POS;
     const uint8_t klass = open ? tkv_open_info(page)->klass[row] : page->klass;
@@ -156,25 +165,28 @@ static tkv_status copy_row(tkv_cache *cache, uint32_t index, int64_t dst, int64_
         return tkv_fail_nomem(err, bytes[0] + bytes[1], "a row");
     tkv_status status = tkv_cache_read(cache, index, TKV_K, 1, &src, rows, TKV_F16, bytes[0], err);
     if (status == TKV_OK)
-        status = tkv_cache_read(cache, index, TKV_V, 1, &src, rows + bytes[0], TKV_F16, bytes[1], err);
+        status =
+            tkv_cache_read(cache, index, TKV_V, 1, &src, rows + bytes[0], TKV_F16, bytes[1], err);
     if (status == TKV_OK && !(held[TKV_K] && held[TKV_V]))
         status = tkv_cache_forget(cache, index, dst, 1, err);
     if (status == TKV_OK)
-        status = tkv_cache_write(cache, index, 1, &dst, &pos, &klass,
-                                 (tkv_rows){held[TKV_K] ? rows : NULL, TKV_F16, bytes[0]},
-                                 (tkv_rows){held[TKV_V] ? rows + bytes[0] : NULL, TKV_F16, bytes[1]}, err);
+        status = tkv_cache_write(
+            cache, index, 1, &dst, &pos, &klass,
+            (tkv_rows){held[TKV_K] ? rows : NULL, TKV_F16, bytes[0]},
+            (tkv_rows){held[TKV_V] ? rows + bytes[0] : NULL, TKV_F16, bytes[1]}, err);
     tkv_free(&cache->ctx->allocator, rows, bytes[0] + bytes[1]);
     return status;
 }
 
-tkv_status tkv_cache_copy(tkv_cache *cache, uint32_t index, int64_t dst, int64_t src, size_t n, tkv_error *err)
+tkv_status tkv_cache_copy(tkv_cache *cache, uint32_t index, int64_t dst, int64_t src, size_t n,
+                          tkv_error *err)
 {
     if (!cache || index >= cache->n_layers)
         return tkv_fail(err, TKV_ERR_INVALID, "no layer %u", index);
     struct tkv_layer *layer = &cache->layers[index];
     if (!tkv_slots_valid(layer, dst, n) || !tkv_slots_valid(layer, src, n))
-        return tkv_fail(err, TKV_ERR_RANGE, "copying %zu slots from %lld to %lld leaves the layer", n, (long long)src,
-                        (long long)dst);
+        return tkv_fail(err, TKV_ERR_RANGE, "copying %zu slots from %lld to %lld leaves the layer",
+                        n, (long long)src, (long long)dst);
     if (n && src < dst + (int64_t)n && dst < src + (int64_t)n)
         return tkv_fail(err, TKV_ERR_INVALID, "the ranges to copy overlap");
     const size_t n_slots = layer->shape.n_slots;
@@ -184,9 +196,11 @@ tkv_status tkv_cache_copy(tkv_cache *cache, uint32_t index, int64_t dst, int64_t
         struct tkv_page *to = tkv_page_of(layer, dst, &dst_row, &dst_stream);
         const size_t left = n_slots - (size_t)src % n_slots;
         const size_t whole = left < TKV_PAGE_TOKENS ? left : TKV_PAGE_TOKENS;
-        const bool aligned = !src_row && !dst_row && n >= whole && (size_t)src % n_slots == (size_t)dst % n_slots;
+        const bool aligned =
+            !src_row && !dst_row && n >= whole && (size_t)src % n_slots == (size_t)dst % n_slots;
         const size_t step = aligned ? whole : 1;
-        const tkv_status status = aligned ? copy_page(cache, layer, to, from, err) : copy_row(cache, index, dst, src, err);
+        const tkv_status status = aligned ? copy_page(cache, layer, to, from, err)
+                                          : copy_row(cache, index, dst, src, err);
         if (status != TKV_OK)
             return status;
         src += (int64_t)step, dst += (int64_t)step, n -= step;

@@ -13,10 +13,12 @@ static size_t open_rows_bytes(const struct tkv_layer *layer, tkv_kind kind)
 size_t tkv_open_bytes(const struct tkv_layer *layer)
 {
     return tkv_align_up(sizeof(struct tkv_open)) +
-           layer->shape.n_kv_heads * (open_rows_bytes(layer, TKV_K) + open_rows_bytes(layer, TKV_V));
+           layer->shape.n_kv_heads *
+               (open_rows_bytes(layer, TKV_K) + open_rows_bytes(layer, TKV_V));
 }
 
-uint16_t *tkv_open_rows(const struct tkv_layer *layer, const struct tkv_page *page, tkv_kind kind, uint32_t head)
+uint16_t *tkv_open_rows(const struct tkv_layer *layer, const struct tkv_page *page, tkv_kind kind,
+                        uint32_t head)
 {
     uint8_t *at = (uint8_t *)page->record + tkv_align_up(sizeof(struct tkv_open));
     if (kind == TKV_V)
@@ -24,14 +26,16 @@ uint16_t *tkv_open_rows(const struct tkv_layer *layer, const struct tkv_page *pa
     return (uint16_t *)(void *)(at + head * open_rows_bytes(layer, kind));
 }
 
-uint8_t *tkv_sealed_page(const struct tkv_layer *layer, uint8_t klass, void *record, tkv_kind kind, uint32_t head)
+uint8_t *tkv_sealed_page(const struct tkv_layer *layer, uint8_t klass, void *record, tkv_kind kind,
+                         uint32_t head)
 {
     const struct tkv_layer_codec *codec = layer->codec[klass];
     uint8_t *at = (uint8_t *)record + head * (codec[TKV_K].page_bytes + codec[TKV_V].page_bytes);
     return kind == TKV_V ? at + codec[TKV_K].page_bytes : at;
 }
 
-struct tkv_page *tkv_page_of(const struct tkv_layer *layer, int64_t slot, uint32_t *row, uint32_t *stream)
+struct tkv_page *tkv_page_of(const struct tkv_layer *layer, int64_t slot, uint32_t *row,
+                             uint32_t *stream)
 {
     const size_t in_stream = (size_t)slot % layer->shape.n_slots;
     *stream = (uint32_t)((size_t)slot / layer->shape.n_slots);
@@ -45,7 +49,8 @@ bool tkv_slots_valid(const struct tkv_layer *layer, int64_t first, size_t n)
     return first >= 0 && (uint64_t)first <= total && n <= total - (uint64_t)first;
 }
 
-static tkv_status list_open(tkv_cache *cache, struct tkv_layer *layer, struct tkv_page *page, tkv_error *err)
+static tkv_status list_open(tkv_cache *cache, struct tkv_layer *layer, struct tkv_page *page,
+                            tkv_error *err)
 {
     if (layer->n_open == layer->open_capacity) {
         const size_t capacity = layer->open_capacity ? 2 * layer->open_capacity : 16;
@@ -71,8 +76,9 @@ static void unlist_open(struct tkv_layer *layer, const struct tkv_page *page)
 }
 
 /* Decoded rows of every head into a fresh open record. */
-static tkv_status decode_into(tkv_cache *cache, const struct tkv_layer *layer, const struct tkv_page *sealed,
-                              const struct tkv_page *open, tkv_error *err)
+static tkv_status decode_into(tkv_cache *cache, const struct tkv_layer *layer,
+                              const struct tkv_page *sealed, const struct tkv_page *open,
+                              tkv_error *err)
 {
     const size_t bytes = sizeof(float) * TKV_PAGE_TOKENS * TKV_MAX_HEAD_DIM;
     float *rows = tkv_cache_scratch(cache, bytes);
@@ -80,7 +86,8 @@ static tkv_status decode_into(tkv_cache *cache, const struct tkv_layer *layer, c
         return tkv_fail_nomem(err, bytes, "scratch");
     for (uint32_t head = 0; head < layer->shape.n_kv_heads; head++) {
         for (int kind = TKV_K; kind <= TKV_V; kind++) {
-            const uint8_t *coded = tkv_sealed_page(layer, sealed->klass, sealed->record, (tkv_kind)kind, head);
+            const uint8_t *coded =
+                tkv_sealed_page(layer, sealed->klass, sealed->record, (tkv_kind)kind, head);
             tkv_decode_head(cache, layer, sealed->klass, (tkv_kind)kind, head, coded, rows);
             cache->ctx->kernels.f32_to_f16(rows, tkv_open_rows(layer, open, (tkv_kind)kind, head),
                                            (size_t)TKV_PAGE_TOKENS * layer->head_dim[kind]);
@@ -97,7 +104,8 @@ static void init_open(const struct tkv_layer *layer, struct tkv_page *open)
         info->pos[i] = TKV_NO_POS;
 }
 
-tkv_status tkv_page_open(tkv_cache *cache, struct tkv_layer *layer, struct tkv_page *page, tkv_error *err)
+tkv_status tkv_page_open(tkv_cache *cache, struct tkv_layer *layer, struct tkv_page *page,
+                         tkv_error *err)
 {
     if (page->state == TKV_PAGE_OPEN)
         return TKV_OK;

@@ -1,6 +1,6 @@
 /* Slabs grow with the pool, from one record up to 2 MiB, so that a small cache wastes little. */
-#include "base/alloc.h"
 #include "cache/pool.h"
+#include "base/alloc.h"
 
 struct tkv_slab { /* one cache line in front of the records */
     struct tkv_slab *next;
@@ -33,7 +33,8 @@ static struct tkv_slab *add_slab(struct tkv_pool *pool)
     size_t wanted = pool->slab_bytes / 8; /* at most an eighth of the pool stands empty */
     if (wanted > TKV_HUGE_PAGE)
         wanted = TKV_HUGE_PAGE;
-    const size_t n = wanted > TKV_ALIGN + pool->record_bytes ? (wanted - TKV_ALIGN) / pool->record_bytes : 1;
+    const size_t n =
+        wanted > TKV_ALIGN + pool->record_bytes ? (wanted - TKV_ALIGN) / pool->record_bytes : 1;
     size_t bytes = TKV_ALIGN + n * pool->record_bytes;
     if (wanted == TKV_HUGE_PAGE && bytes < wanted)
         bytes = wanted;

@@ -10,11 +10,13 @@ static struct tkv_layer *find_layer(tkv_cache *cache, uint32_t index)
     return cache && index < cache->n_layers ? &cache->layers[index] : NULL;
 }
 
-static tkv_status check_slots(const struct tkv_layer *layer, size_t n, const int64_t *slots, tkv_error *err)
+static tkv_status check_slots(const struct tkv_layer *layer, size_t n, const int64_t *slots,
+                              tkv_error *err)
 {
     for (size_t i = 0; i < n; i++)
         if (!tkv_slots_valid(layer, slots[i], 1))
-            return tkv_fail(err, TKV_ERR_RANGE, "slot %lld of row %zu is out of range: the layer has %u x %u slots",
+            return tkv_fail(err, TKV_ERR_RANGE,
+                            "slot %lld of row %zu is out of range: the layer has %u x %u slots",
                             (long long)slots[i], i, layer->shape.n_streams, layer->shape.n_slots);
     return TKV_OK;
 }
@@ -33,8 +35,9 @@ static void count_runs(struct tkv_layer *layer, size_t n, const int64_t *slots, 
     }
 }
 
-static void store_row(const tkv_cache *cache, const struct tkv_layer *layer, const struct tkv_page *page,
-                      uint32_t row, tkv_kind kind, const uint8_t *src, tkv_type type)
+static void store_row(const tkv_cache *cache, const struct tkv_layer *layer,
+                      const struct tkv_page *page, uint32_t row, tkv_kind kind, const uint8_t *src,
+                      tkv_type type)
 {
     const uint32_t D = layer->head_dim[kind];
     for (uint32_t head = 0; head < layer->shape.n_kv_heads; head++) {
@@ -42,7 +45,8 @@ static void store_row(const tkv_cache *cache, const struct tkv_layer *layer, con
         if (type == TKV_F16)
             memcpy(dst, src + (size_t)head * D * 2, (size_t)D * 2);
         else
-            cache->ctx->kernels.f32_to_f16((const float *)(const void *)(src + (size_t)head * D * 4), dst, D);
+            cache->ctx->kernels.f32_to_f16(
+                (const float *)(const void *)(src + (size_t)head * D * 4), dst, D);
     }
 }
 
@@ -62,7 +66,8 @@ static void write_row(tkv_cache *cache, struct tkv_layer *layer, const struct wr
         const tkv_rows *rows = &w->rows[kind];
         if (!rows->data)
             continue;
-        store_row(cache, layer, page, row, (tkv_kind)kind, (const uint8_t *)rows->data + i * rows->stride, rows->type);
+        store_row(cache, layer, page, row, (tkv_kind)kind,
+                  (const uint8_t *)rows->data + i * rows->stride, rows->type);
         if (!(page->valid[kind] >> row & 1))
             layer->n_rows[kind]++;
         page->valid[kind] |= (uint64_t)1 << row;
@@ -78,8 +83,9 @@ static void write_row(tkv_cache *cache, struct tkv_layer *layer, const struct wr
     }
 }
 
-tkv_status tkv_cache_write(tkv_cache *cache, uint32_t index, size_t n_rows, const int64_t *slots, const int32_t *pos,
-                           const uint8_t *klass, tkv_rows k, tkv_rows v, tkv_error *err)
+tkv_status tkv_cache_write(tkv_cache *cache, uint32_t index, size_t n_rows, const int64_t *slots,
+                           const int32_t *pos, const uint8_t *klass, tkv_rows k, tkv_rows v,
+                           tkv_error *err)
 {
     struct tkv_layer *layer = find_layer(cache, index);
     if (!layer || (n_rows && !slots))
@@ -112,8 +118,8 @@ static uint8_t *row_out(const struct read *r, size_t i, uint32_t head, uint32_t 
     return r->rows + i * r->stride + (size_t)head * D * (r->type == TKV_F16 ? 2 : 4);
 }
 
-static void read_open(const tkv_cache *cache, const struct tkv_layer *layer, const struct tkv_page *page,
-                      const struct read *r, size_t i, uint32_t row)
+static void read_open(const tkv_cache *cache, const struct tkv_layer *layer,
+                      const struct tkv_page *page, const struct read *r, size_t i, uint32_t row)
 {
     const uint32_t D = layer->head_dim[r->kind];
     for (uint32_t head = 0; head < layer->shape.n_kv_heads; head++) {
@@ -126,8 +132,9 @@ static void read_open(const tkv_cache *cache, const struct tkv_layer *layer, con
 }
 
 /* Rows [first, end) all lie in one sealed page: each head is decoded once. */
-static void read_sealed(const tkv_cache *cache, const struct tkv_layer *layer, const struct tkv_page *page,
-                        const struct read *r, size_t first, size_t end, float *decoded)
+static void read_sealed(const tkv_cache *cache, const struct tkv_layer *layer,
+                        const struct tkv_page *page, const struct read *r, size_t first, size_t end,
+                        float *decoded)
 {
     const uint32_t D = layer->head_dim[r->kind];
     for (uint32_t head = 0; head < layer->shape.n_kv_heads; head++) {
@@ -137,7 +144,8 @@ static void read_sealed(const tkv_cache *cache, const struct tkv_layer *layer, c
             uint32_t row, stream;
             tkv_page_of(layer, r->slots[i], &row, &stream);
             if (r->type == TKV_F16)
-                cache->ctx->kernels.f32_to_f16(decoded + (size_t)row * D, (uint16_t *)(void *)row_out(r, i, head, D), D);
+                cache->ctx->kernels.f32_to_f16(decoded + (size_t)row * D,
+                                               (uint16_t *)(void *)row_out(r, i, head, D), D);
             else
                 memcpy(row_out(r, i, head, D), decoded + (size_t)row * D, (size_t)D * 4);
         }
@@ -146,16 +154,19 @@ static void read_sealed(const tkv_cache *cache, const struct tkv_layer *layer, c
 
 static void read_zeros(const struct tkv_layer *layer, const struct read *r, size_t i)
 {
-    const size_t bytes = (size_t)layer->shape.n_kv_heads * layer->head_dim[r->kind] * (r->type == TKV_F16 ? 2 : 4);
+    const size_t bytes =
+        (size_t)layer->shape.n_kv_heads * layer->head_dim[r->kind] * (r->type == TKV_F16 ? 2 : 4);
     memset(r->rows + i * r->stride, 0, bytes);
 }
 
-tkv_status tkv_cache_read(tkv_cache *cache, uint32_t index, tkv_kind kind, size_t n_rows, const int64_t *slots,
-                          void *rows, tkv_type type, size_t stride, tkv_error *err)
+tkv_status tkv_cache_read(tkv_cache *cache, uint32_t index, tkv_kind kind, size_t n_rows,
+                          const int64_t *slots, void *rows, tkv_type type, size_t stride,
+                          tkv_error *err)
 {
     const struct tkv_layer *layer = find_layer(cache, index);
     if (!layer || (n_rows && (!slots || !rows)))
-        return tkv_fail(err, TKV_ERR_INVALID, "no layer %u, no slots, or nowhere to read to", index);
+        return tkv_fail(err, TKV_ERR_INVALID, "no layer %u, no slots, or nowhere to read to",
+                        index);
     const tkv_status status = check_slots(layer, n_rows, slots, err);
     if (status != TKV_OK)
         return status;

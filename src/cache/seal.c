@@ -12,7 +12,8 @@ static bool due(const tkv_cache *cache, const struct tkv_layer *layer, const str
     if (page->valid[TKV_K] != UINT64_MAX || page->valid[TKV_V] != UINT64_MAX || page->nonfinite)
         return false;
     const struct tkv_open *info = tkv_open_info(page);
-    const struct tkv_stream *stream = &layer->streams[(size_t)(page - layer->pages) / layer->pages_per_stream];
+    const struct tkv_stream *stream =
+        &layer->streams[(size_t)(page - layer->pages) / layer->pages_per_stream];
     const uint64_t wait = (uint64_t)cache->spec.tail * (stream->n_runs ? stream->n_runs : 1);
     for (uint32_t t = 0; t < TKV_PAGE_TOKENS; t++) {
         if (info->pos[t] != TKV_NO_POS && (uint32_t)info->pos[t] < cache->spec.sink)
@@ -41,11 +42,13 @@ static void seal_item(void *arg, size_t item, uint32_t ith)
     const tkv_kind kind = item % 2 ? TKV_V : TKV_K;
     const uint8_t klass = tkv_page_class(page);
     uint8_t *coded = tkv_sealed_page(s->layer, klass, s->records[item / per_page], kind, head);
-    tkv_code_head(s->cache, s->layer, klass, kind, head, page, coded, s->scratch + ith * s->scratch_bytes);
+    tkv_code_head(s->cache, s->layer, klass, kind, head, page, coded,
+                  s->scratch + ith * s->scratch_bytes);
 }
 
 /* Collects due pages with a record each. *n counts them; a lack of memory only shortens the list. */
-static tkv_status collect(tkv_cache *cache, struct tkv_layer *layer, struct sealing *s, size_t *n, tkv_error *err)
+static tkv_status collect(tkv_cache *cache, struct tkv_layer *layer, struct sealing *s, size_t *n,
+                          tkv_error *err)
 {
     for (size_t i = 0; i < layer->n_open; i++) {
         struct tkv_page *page = &layer->pages[layer->open_pages[i]];
@@ -95,7 +98,8 @@ tkv_status tkv_cache_seal(tkv_cache *cache, uint32_t index, tkv_error *err)
         return TKV_OK;
     const tkv_allocator *a = &cache->ctx->allocator;
     const uint32_t n_threads = tkv_n_threads(&cache->ctx->executor);
-    struct sealing s = {.cache = cache, .layer = layer, .scratch_bytes = tkv_coding_scratch_bytes(layer)};
+    struct sealing s = {
+        .cache = cache, .layer = layer, .scratch_bytes = tkv_coding_scratch_bytes(layer)};
     s.pages = tkv_alloc(a, n_due * sizeof(struct tkv_page *));
     s.records = tkv_alloc(a, n_due * sizeof(void *));
     s.scratch = tkv_cache_scratch(cache, n_threads * s.scratch_bytes);

@@ -14,7 +14,8 @@ static size_t page_bytes(uint32_t head_dim, tkv_kind kind)
     return (size_t)TKV_PAGE_TOKENS * head_dim * 2;
 }
 
-static void f16_encode(const struct tkv_codec_env *env, float *x, uint64_t valid, uint8_t *page, void *scratch)
+static void f16_encode(const struct tkv_codec_env *env, float *x, uint64_t valid, uint8_t *page,
+                       void *scratch)
 {
     (void)valid, (void)scratch;
     env->kernels->f32_to_f16(x, (uint16_t *)(void *)page, (size_t)TKV_PAGE_TOKENS * env->head_dim);
@@ -22,7 +23,8 @@ static void f16_encode(const struct tkv_codec_env *env, float *x, uint64_t valid
 
 static void f16_decode(const struct tkv_codec_env *env, const uint8_t *page, float *x)
 {
-    env->kernels->f16_to_f32((const uint16_t *)(const void *)page, x, (size_t)TKV_PAGE_TOKENS * env->head_dim);
+    env->kernels->f16_to_f32((const uint16_t *)(const void *)page, x,
+                             (size_t)TKV_PAGE_TOKENS * env->head_dim);
 }
 
 static void f16_tile(const struct tkv_codec_env *env, const uint8_t *page, float *tile)
@@ -34,12 +36,14 @@ static void f16_tile(const struct tkv_codec_env *env, const uint8_t *page, float
         f16_decode(env, page, tile);
 }
 
-static void bf16_encode(const struct tkv_codec_env *env, float *x, uint64_t valid, uint8_t *page, void *scratch)
+static void bf16_encode(const struct tkv_codec_env *env, float *x, uint64_t valid, uint8_t *page,
+                        void *scratch)
 {
     (void)valid, (void)scratch;
     for (size_t i = 0; i < (size_t)TKV_PAGE_TOKENS * env->head_dim; i++) {
         const uint32_t u = tkv_f32_bits(x[i]);
-        const uint32_t rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16; /* finite: cannot overflow from f16 range */
+        const uint32_t rounded =
+            (u + 0x7fffu + ((u >> 16) & 1u)) >> 16; /* finite: cannot overflow from f16 range */
         page[2 * i] = (uint8_t)rounded;
         page[2 * i + 1] = (uint8_t)(rounded >> 8);
     }

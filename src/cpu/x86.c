@@ -45,7 +45,8 @@ uint32_t tkv_cpu_features(void)
     features |= TKV_CPU_AVX2;
     const uint32_t f = 1u << 16, dq = 1u << 17, bw = 1u << 30, vl = 1u << 31;
     const uint32_t vbmi = 1u << 1, vnni = 1u << 11;
-    if ((saved & 0xe0) == 0xe0 /* opmask and zmm */ && has(l7.b, f | dq | bw | vl) && has(l7.c, vbmi | vnni)) {
+    if ((saved & 0xe0) == 0xe0 /* opmask and zmm */ && has(l7.b, f | dq | bw | vl) &&
+        has(l7.c, vbmi | vnni)) {
         features |= TKV_CPU_AVX512;
         if (has(l7s1.a, 1u << 5))
             features |= TKV_CPU_BF16;

@@ -48,13 +48,14 @@ struct scene {
     tkv_attend_params p;
 };
 
-static void make_scene(struct scene *s, const char *spec_text, uint32_t dk, uint32_t dv, uint32_t n_heads, uint32_t group,
-                       size_t n_kv, size_t n_q)
+static void make_scene(struct scene *s, const char *spec_text, uint32_t dk, uint32_t dv,
+                       uint32_t n_heads, uint32_t group, size_t n_kv, size_t n_q)
 {
     tkv_error err;
     tkv_spec spec;
     rng_state = 42;
-    *s = (struct scene){.n_heads = n_heads, .group = group, .dk = dk, .dv = dv, .n_kv = n_kv, .n_q = n_q};
+    *s = (struct scene){
+        .n_heads = n_heads, .group = group, .dk = dk, .dv = dv, .n_kv = n_kv, .n_q = n_q};
     s->n_slots = (uint32_t)n_kv + 100;
     assert_int_equal(tkv_context_create(NULL, &s->ctx, &err), TKV_OK);
     assert_int_equal(tkv_spec_parse(spec_text, &spec, &err), TKV_OK);
@@ -91,7 +92,8 @@ static void make_scene(struct scene *s, const char *spec_text, uint32_t dk, uint
 static void fill(struct scene *s)
 {
     tkv_error err;
-    float *k = malloc(s->n_heads * s->dk * sizeof(float)), *v = malloc(s->n_heads * s->dv * sizeof(float));
+    float *k = malloc(s->n_heads * s->dk * sizeof(float)),
+          *v = malloc(s->n_heads * s->dv * sizeof(float));
     for (size_t t = 0; t < s->n_kv; t++) {
         for (size_t c = 0; c < s->n_heads * s->dk; c++)
             k[c] = gauss() + (c % s->dk == 3 ? 20.0f : 0.0f); /* one channel with an offset */
@@ -99,8 +101,9 @@ static void fill(struct scene *s)
             v[c] = gauss();
         const int64_t slot = (int64_t)t;
         const int32_t pos = (int32_t)t;
-        assert_int_equal(tkv_cache_write(s->cache, s->layer, 1, &slot, &pos, NULL, (tkv_rows){k, TKV_F32, 0},
-                                         (tkv_rows){v, TKV_F32, 0}, &err),
+        assert_int_equal(tkv_cache_write(s->cache, s->layer, 1, &slot, &pos, NULL,
+                                         (tkv_rows){k, TKV_F32, 0}, (tkv_rows){v, TKV_F32, 0},
+                                         &err),
                          TKV_OK);
         if (t % 100 == 99)
             assert_int_equal(tkv_cache_seal(s->cache, s->layer, &err), TKV_OK);
@@ -134,12 +137,14 @@ static float *read_all(struct scene *s, tkv_kind kind)
 }
 
 /* One output row in double. */
-static void oracle(const struct scene *s, const float *k, const float *v, size_t i, uint32_t h, double *out)
+static void oracle(const struct scene *s, const float *k, const float *v, size_t i, uint32_t h,
+                   double *out)
 {
     const tkv_attend_params *p = &s->p;
     const uint32_t kv_head = h / s->group;
     const float *q = s->q + (i * s->n_heads * s->group + h) * s->dk;
-    double *logit = malloc(s->n_kv * sizeof *logit), most = p->sinks ? p->sinks[h] : -INFINITY, total = 0;
+    double *logit = malloc(s->n_kv * sizeof *logit), most = p->sinks ? p->sinks[h] : -INFINITY,
+           total = 0;
     for (size_t t = 0; t < s->n_kv; t++) {
         double dot = 0;
         for (uint32_t c = 0; c < s->dk; c++)
@@ -201,7 +206,8 @@ static void every_codec(void **state)
         char spec[64];
         assert_int_equal(tkv_codec_describe(i, &info), TKV_OK);
         const tkv_codec codec = {.id = info.id};
-        const char *v = tkv_page_bytes(codec, TKV_V, 96) ? info.name : "turbo4"; /* some code keys only */
+        const char *v =
+            tkv_page_bytes(codec, TKV_V, 96) ? info.name : "turbo4"; /* some code keys only */
         snprintf(spec, sizeof spec, "k=%s,v=%s,sink=10,tail=70", info.name, v);
         struct scene s;
         make_scene(&s, spec, 64, 96, 2, 3, 500, 3);
@@ -221,11 +227,13 @@ static void every_codec(void **state)
 static void shapes(void **state)
 {
     (void)state;
-    static const uint32_t dims[][2] = {{64, 64}, {80, 80}, {96, 128}, {112, 112}, {128, 128}, {192, 128}, {256, 256}, {512, 512}};
+    static const uint32_t dims[][2] = {{64, 64},   {80, 80},   {96, 128},  {112, 112},
+                                       {128, 128}, {192, 128}, {256, 256}, {512, 512}};
     for (size_t i = 0; i < sizeof dims / sizeof dims[0]; i++)
         for (uint32_t group = 1; group <= 16; group *= 2) {
             struct scene s;
-            make_scene(&s, "k=turbo4,v=turbo4,sink=4,tail=64", dims[i][0], dims[i][1], 1, group, 300, 2);
+            make_scene(&s, "k=turbo4,v=turbo4,sink=4,tail=64", dims[i][0], dims[i][1], 1, group,
+                       300, 2);
             fill(&s);
             attend(&s);
             assert_true(error_of(&s) < 3e-4);

@@ -52,7 +52,8 @@ static void put(struct fixture *f, int64_t slot, int32_t pos, uint32_t tag)
     for (uint32_t c = 0; c < 2 * D; c++)
         row[c] = value(tag, c);
     const tkv_rows rows = {row, TKV_F32, 0};
-    assert_int_equal(tkv_cache_write(f->cache, f->layer, 1, &slot, &pos, NULL, rows, rows, NULL), TKV_OK);
+    assert_int_equal(tkv_cache_write(f->cache, f->layer, 1, &slot, &pos, NULL, rows, rows, NULL),
+                     TKV_OK);
 }
 
 static void seal(struct fixture *f)
@@ -72,7 +73,8 @@ static double distance(struct fixture *f, int64_t slot, uint32_t tag)
 {
     float row[2 * D];
     double error = 0, norm = 0;
-    assert_int_equal(tkv_cache_read(f->cache, f->layer, TKV_K, 1, &slot, row, TKV_F32, 0, NULL), TKV_OK);
+    assert_int_equal(tkv_cache_read(f->cache, f->layer, TKV_K, 1, &slot, row, TKV_F32, 0, NULL),
+                     TKV_OK);
     for (uint32_t c = 0; c < 2 * D; c++) {
         error += (row[c] - value(tag, c)) * (row[c] - value(tag, c));
         norm += value(tag, c) * value(tag, c);
@@ -111,7 +113,8 @@ static void interleaved_sequences_share_the_tail(void **state)
     for (int32_t step = 0; step < 80; step++) {
         const int64_t slots[4] = {4 * step, 4 * step + 1, 4 * step + 2, 4 * step + 3};
         const int32_t pos[4] = {step, step + 500, step + 1000, step + 1500};
-        assert_int_equal(tkv_cache_write(f.cache, f.layer, 4, slots, pos, NULL, rows, rows, NULL), TKV_OK);
+        assert_int_equal(tkv_cache_write(f.cache, f.layer, 4, slots, pos, NULL, rows, rows, NULL),
+                         TKV_OK);
         seal(&f);
         /* after step s, 4s + 4 rows; the first page (64 rows) is due when 256 came after it */
         assert_int_equal(stats(&f).n_pages_sealed, 4 * step + 4 >= 64 + 256 ? 1 : 0);
@@ -132,13 +135,17 @@ static void a_written_slot_reopens_its_page(void **state)
     int64_t slots[64];
     for (int64_t t = 0; t < 64; t++)
         slots[t] = t;
-    assert_int_equal(tkv_cache_read(f.cache, f.layer, TKV_V, 64, slots, before, TKV_F32, sizeof before[0], NULL), TKV_OK);
+    assert_int_equal(
+        tkv_cache_read(f.cache, f.layer, TKV_V, 64, slots, before, TKV_F32, sizeof before[0], NULL),
+        TKV_OK);
     put(&f, 10, 500, 1000);
     assert_int_equal(stats(&f).n_pages_sealed, 0);
     assert_true(distance(&f, 10, 1000) == 0);
     seal(&f);
     assert_int_equal(stats(&f).n_pages_sealed, 1);
-    assert_int_equal(tkv_cache_read(f.cache, f.layer, TKV_V, 64, slots, after, TKV_F32, sizeof after[0], NULL), TKV_OK);
+    assert_int_equal(
+        tkv_cache_read(f.cache, f.layer, TKV_V, 64, slots, after, TKV_F32, sizeof after[0], NULL),
+        TKV_OK);
     for (int t = 0; t < 64; t++) /* the untouched rows have returned to the same codes */
         if (t != 10)
             assert_memory_equal(before[t], after[t], sizeof before[t]);
@@ -157,7 +164,8 @@ static void non_finite_pages_never_seal(void **state)
     row[5] = 1e6f; /* an infinity in f16 */
     const int64_t slot = 70;
     const tkv_rows rows = {row, TKV_F32, 0}, none = {NULL, TKV_F32, 0};
-    assert_int_equal(tkv_cache_write(f.cache, f.layer, 1, &slot, NULL, NULL, none, rows, NULL), TKV_OK);
+    assert_int_equal(tkv_cache_write(f.cache, f.layer, 1, &slot, NULL, NULL, none, rows, NULL),
+                     TKV_OK);
     seal(&f);
     assert_int_equal(stats(&f).n_pages_sealed, 1);
     assert_int_equal(stats(&f).n_pages_unsealable, 1);
@@ -176,14 +184,19 @@ static void copies_between_streams(void **state)
     for (uint32_t t = 0; t < 150; t++)
         put(&f, t, (int32_t)t, t);
     seal(&f);
-    assert_int_equal(tkv_cache_copy(f.cache, f.layer, 256, 0, 256, NULL), TKV_OK);       /* page by page */
-    assert_int_equal(tkv_cache_copy(f.cache, f.layer, 512 + 33, 0, 150, NULL), TKV_OK); /* row by row */
+    assert_int_equal(tkv_cache_copy(f.cache, f.layer, 256, 0, 256, NULL),
+                     TKV_OK); /* page by page */
+    assert_int_equal(tkv_cache_copy(f.cache, f.layer, 512 + 33, 0, 150, NULL),
+                     TKV_OK); /* row by row */
     float a[2 * D], b[2 * D], c[2 * D];
     for (int64_t t = 0; t < 150; t++) {
         const int64_t second = 256 + t, third = 512 + 33 + t;
-        assert_int_equal(tkv_cache_read(f.cache, f.layer, TKV_K, 1, &t, a, TKV_F32, 0, NULL), TKV_OK);
-        assert_int_equal(tkv_cache_read(f.cache, f.layer, TKV_K, 1, &second, b, TKV_F32, 0, NULL), TKV_OK);
-        assert_int_equal(tkv_cache_read(f.cache, f.layer, TKV_K, 1, &third, c, TKV_F32, 0, NULL), TKV_OK);
+        assert_int_equal(tkv_cache_read(f.cache, f.layer, TKV_K, 1, &t, a, TKV_F32, 0, NULL),
+                         TKV_OK);
+        assert_int_equal(tkv_cache_read(f.cache, f.layer, TKV_K, 1, &second, b, TKV_F32, 0, NULL),
+                         TKV_OK);
+        assert_int_equal(tkv_cache_read(f.cache, f.layer, TKV_K, 1, &third, c, TKV_F32, 0, NULL),
+                         TKV_OK);
         assert_memory_equal(a, b, sizeof a);
         for (uint32_t i = 0; i < 2 * D; i++) /* through f16 */
             assert_true(c[i] == tkv_half_to_f32(tkv_f32_to_half(a[i])));
@@ -207,14 +220,16 @@ static void forgetting_gives_memory_back(void **state)
     assert_int_equal(stats(&f).n_values, 300 * 2 * 2 * D);
     float row[2 * D];
     const int64_t gone = 150, kept = 99, other = 350;
-    assert_int_equal(tkv_cache_read(f.cache, f.layer, TKV_K, 1, &gone, row, TKV_F32, 0, NULL), TKV_OK);
+    assert_int_equal(tkv_cache_read(f.cache, f.layer, TKV_K, 1, &gone, row, TKV_F32, 0, NULL),
+                     TKV_OK);
     for (uint32_t c = 0; c < 2 * D; c++)
         assert_true(row[c] == 0);
     assert_true(distance(&f, kept, 99) < 0.03);
     assert_true(distance(&f, other, 350) < 0.03);
     assert_int_equal(tkv_cache_forget(f.cache, f.layer, 0, 400, NULL), TKV_OK);
     const tkv_cache_stats s = stats(&f);
-    assert_int_equal(s.n_values + s.open_bytes + s.sealed_bytes + s.n_pages_open + s.n_pages_sealed, 0);
+    assert_int_equal(s.n_values + s.open_bytes + s.sealed_bytes + s.n_pages_open + s.n_pages_sealed,
+                     0);
     assert_int_equal(tkv_cache_forget(f.cache, f.layer, 399, 2, NULL), TKV_ERR_RANGE);
     assert_int_equal(tkv_cache_truncate(f.cache, 2, 0, NULL), TKV_ERR_RANGE);
     close_cache(&f);
@@ -229,7 +244,8 @@ static void a_bad_slot_writes_nothing(void **state)
     float row[2 * 2 * D] = {0};
     const int64_t slots[2] = {5, 100};
     const tkv_rows rows = {row, TKV_F32, 2 * D * sizeof(float)};
-    assert_int_equal(tkv_cache_write(f.cache, f.layer, 2, slots, NULL, NULL, rows, rows, &err), TKV_ERR_RANGE);
+    assert_int_equal(tkv_cache_write(f.cache, f.layer, 2, slots, NULL, NULL, rows, rows, &err),
+                     TKV_ERR_RANGE);
     assert_non_null(strstr(err.text, "slot 100"));
     assert_int_equal(stats(&f).n_values, 0);
     const tkv_layer_params odd = {sizeof odd, 1, 72, 64, 64, 1};
