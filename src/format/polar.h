@@ -107,17 +107,17 @@ static inline int32_t tkv_polar_log_steps(uint32_t code)
 
 /* The mantissas of 2^(i/16), as f32 bits. */
 /* clang-format off */
-#define TKV_POLAR_EXP2_16 \
-    0x000000, 0x05aac3, 0x0b95c2, 0x11c3d3, 0x1837f0, 0x1ef532, 0x25fed7, 0x2d583f, \
-    0x3504f3, 0x3d08a4, 0x45672a, 0x4e248c, 0x5744fd, 0x60ccdf, 0x6ac0c7, 0x75257d
+static const uint32_t tkv_polar_exp2_16[16] = {
+    0x000000, 0x05aac3, 0x0b95c2, 0x11c3d3, 0x1837f0, 0x1ef532, 0x25fed7, 0x2d583f,
+    0x3504f3, 0x3d08a4, 0x45672a, 0x4e248c, 0x5744fd, 0x60ccdf, 0x6ac0c7, 0x75257d,
+};
 /* clang-format on */
 
 static inline float tkv_polar_log_radius(uint32_t code)
 {
-    static const uint32_t mantissa[16] = {TKV_POLAR_EXP2_16};
     /* 512 steps more keep the exponent's division positive. */
     const uint32_t steps = (uint32_t)(tkv_polar_log_steps(code) - TKV_POLAR_LOG_BIAS + 512);
-    return code ? tkv_bits_f32(((steps >> 4) + 127 - 32) << 23 | mantissa[steps & 15]) : 0.0f;
+    return code ? tkv_bits_f32(((steps >> 4) + 127 - 32) << 23 | tkv_polar_exp2_16[steps & 15]) : 0.0f;
 }
 
 /* bf16 without sign, non-finite values taken as the largest finite one: any bytes decode. */
