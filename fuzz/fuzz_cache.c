@@ -14,9 +14,16 @@
 enum { N_LAYERS = 2, N_STREAMS = 2, MAX_SLOTS = 192, MAX_ROW = 2 * 64, MAX_OPS = 48, N_ALL = N_STREAMS * MAX_SLOTS };
 
 static const char *const specs[] = {
-    "kv=f16,sink=0,tail=0",         "kv=turbo4,sink=0,tail=0", "kv=q8,sink=4,tail=16",
-    "k=turbo3,v=turbo2,sink=0,tail=8", "kv=polar,sink=0,tail=0",  "kv=kivi4,sink=0,tail=0",
-    "k=kivi2,v=polar433,sink=2,tail=0", "kv=bf16,sink=0,tail=0",  "kv=turbo4,rot=none,sink=0,tail=0",
+    "kv=f16,sink=0,tail=0",
+    "kv=turbo4,sink=0,tail=0",
+    "kv=q8,sink=4,tail=16",
+    "k=turbo3,v=turbo2,sink=0,tail=8",
+    "kv=polar,sink=0,tail=0",
+    "k=polar433,v=polar-online,sink=2,tail=0",
+    "kv=kivi4,sink=0,tail=0",
+    "k=kivi2,v=bf16,sink=2,tail=0",
+    "k=turbo4c,v=turbo4,sink=0,tail=0",
+    "k=turbo3c,v=turbo3,rot=none,sink=0,tail=0",
     "kv=turbo4,sink=64,tail=128",
 };
 
@@ -348,7 +355,7 @@ static bool start(struct machine *m, struct fuzz_input *in)
     static const uint16_t dims[] = {16, 32, 64};
     const char *spec = specs[fuzz_below(in, sizeof specs / sizeof specs[0])];
     tkv_layer_params shape = {.struct_size = sizeof shape, .n_streams = N_STREAMS};
-    if (tkv_spec_parse(spec, &m->spec, NULL) != TKV_OK) return false;
+    FUZZ_CHECK(tkv_spec_parse(spec, &m->spec, NULL) == TKV_OK);
     shape.n_kv_heads = m->n_heads = 1 + fuzz_below(in, 2);
     shape.k_head_dim = m->head_dim[0] = dims[fuzz_below(in, 3)];
     shape.v_head_dim = m->head_dim[1] = dims[fuzz_below(in, 3)];
