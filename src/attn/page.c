@@ -14,7 +14,10 @@
 static void step_ahead(struct tkv_worker *w)
 {
 #if defined(__GNUC__)
-    const uint8_t *end = w->ahead + w->ahead_step < w->ahead_end ? w->ahead + w->ahead_step : w->ahead_end;
+    if (!w->ahead)
+        return;
+    const size_t left = (size_t)(w->ahead_end - w->ahead);
+    const uint8_t *end = w->ahead + (w->ahead_step < left ? w->ahead_step : left);
     for (; w->ahead < end; w->ahead += LINE)
         __builtin_prefetch(w->ahead);
 #else
