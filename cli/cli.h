@@ -36,12 +36,14 @@ int cli_misuse(const char *command, const char *format, ...) CLI_PRINTF(2, 3);
 /* One line of talk on stderr when `level` is at least `at`. */
 void cli_say(cli_level level, cli_level at, const char *format, ...) CLI_PRINTF(3, 4);
 
-/* malloc, realloc and friends that end the program with a line and CLI_DATA when memory runs out. */
+/* malloc, realloc and friends that end the program with a line and CLI_DATA when memory runs
+ * out. */
 void *cli_alloc(size_t n, size_t size);
 void *cli_grow(void *ptr, size_t n, size_t size);
 char *cli_format(const char *format, ...) CLI_PRINTF(1, 2);
 
-/* Reads a whole file ("-" is stdin), NUL-terminated; NULL after a line on stderr. The caller frees it. */
+/* Reads a whole file ("-" is stdin), NUL-terminated; NULL after a line on stderr. The caller
+ * frees it. */
 char *cli_read_file(const char *path, size_t *n_bytes);
 
 /* ---- options.c ----------------------------------------------------------------------------- */
@@ -89,8 +91,8 @@ struct cli_syntax {
     size_t n_options;
 };
 
-/* Parses argv and fills the options' values and `common`. Returns the index of the first operand, or
- * -1 - exit code when the command is to end now (a wrong option, --help). */
+/* Parses argv and fills the options' values and `common`. Returns the index of the first
+ * operand, or -1 - exit code when the command is to end now (a wrong option, --help). */
 int cli_parse(const struct cli_syntax *syntax, struct cli_common *common, int argc, char **argv);
 
 /* Tells the plug-in, here and in programs started from here, what --cpu said. */
@@ -108,7 +110,8 @@ struct cJSON;
 void cli_json_number(struct cJSON *object, const char *key, double value);
 void cli_json_text(struct cJSON *object, const char *key, const char *value);
 struct cJSON *cli_json_array(struct cJSON *object, const char *key);
-struct cJSON *cli_json_object(struct cJSON *object, const char *key); /* key NULL: appends to an array */
+struct cJSON *cli_json_object(struct cJSON *object,
+                              const char *key); /* key NULL: appends to an array */
 /* Prints to stdout with a line feed and frees; CLI_DATA when stdout cannot take it. */
 int cli_json_print(struct cJSON *root);
 
@@ -133,12 +136,12 @@ double cli_now(void);
 
 /* ---- paths.c ------------------------------------------------------------------------------- */
 
-/* Each returns a path that exists, owned by the caller, or NULL after a line on stderr that says where it
- * looked and what to do. */
+/* Each returns a path that exists, owned by the caller, or NULL after a line on stderr that says
+ * where it looked and what to do. */
 char *cli_find_plugin(void);
-char *cli_find_data(const char *name);     /* a file of models/ */
-char *cli_find_llama_bin(void);            /* folder that holds libllama.so */
-char *cli_find_program(const char *name);  /* PATH, else the pinned llama.cpp */
+char *cli_find_data(const char *name);    /* a file of models/ */
+char *cli_find_llama_bin(void);           /* folder that holds libllama.so */
+char *cli_find_program(const char *name); /* PATH, else the pinned llama.cpp */
 /* The same without the line on stderr. */
 char *cli_look_for_plugin(void);
 char *cli_look_for_llama_bin(void);

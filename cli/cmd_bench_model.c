@@ -1,4 +1,5 @@
-/* tightkv bench model: prefill and decode speed of a model with a coded cache and with stock llama.cpp's f16. */
+/* tightkv bench model: prefill and decode speed of a model with a coded cache and with stock
+ * llama.cpp's f16. */
 #include <cjson/cJSON.h>
 #include <stdlib.h>
 
@@ -24,22 +25,28 @@ struct model_bench {
     struct cli_progress progress;
 };
 
-static const char about[] =
-    "Tokens a second of a prefill of 512 tokens and of decoding, at each depth of context, with a coded cache and\n"
-    "with stock llama.cpp's f16 cache in the same process: medians of alternating runs. Each depth is filled once\n"
-    "and restored before every measurement.";
+static const char about[] = "Tokens a second of a prefill of 512 tokens and of decoding, at each "
+                            "depth of context, with a coded cache and\n"
+                            "with stock llama.cpp's f16 cache in the same process: medians of "
+                            "alternating runs. Each depth is filled once\n"
+                            "and restored before every measurement.";
 
-static int parse_options(struct model_bench *b, int argc, char **argv) {
+static int parse_options(struct model_bench *b, int argc, char **argv)
+{
     *b = (struct model_bench){.depth_text = "0,4096,16384", .n_runs = 3, .n_decode = 16};
     const struct cli_option options[] = {
         {"model", 'm', CLI_TEXT, &b->model, "FILE", "GGUF model", 0, 0, false},
-        {"kv", 0, CLI_TEXT, &b->kv, "SPEC", "spec or preset of the cache (the default preset)", 0, 0, false},
-        {"depth", 'd', CLI_TEXT, &b->depth_text, "LIST", "tokens in the cache (0,4096,16384)", 0, 0, false},
+        {"kv", 0, CLI_TEXT, &b->kv, "SPEC", "spec or preset of the cache (the default preset)", 0,
+         0, false},
+        {"depth", 'd', CLI_TEXT, &b->depth_text, "LIST", "tokens in the cache (0,4096,16384)", 0, 0,
+         false},
         {"runs", 'r', CLI_COUNT, &b->n_runs, "N", "runs of each kind (3)", 1, MAX_RUNS, false},
-        {"predict", 'n', CLI_COUNT, &b->n_decode, "N", "tokens decoded in a run (16)", 1, 4096, false},
+        {"predict", 'n', CLI_COUNT, &b->n_decode, "N", "tokens decoded in a run (16)", 1, 4096,
+         false},
     };
-    const struct cli_syntax syntax = {"bench model", "-m MODEL [--kv SPEC] [--depth LIST] [options]", about, options,
-                                      sizeof(options) / sizeof(options[0])};
+    const struct cli_syntax syntax = {"bench model",
+                                      "-m MODEL [--kv SPEC] [--depth LIST] [options]", about,
+                                      options, sizeof(options) / sizeof(options[0])};
     int first = cli_parse(&syntax, &b->common, argc, argv);
     if (first < 0)
         return first;
@@ -52,12 +59,13 @@ static int parse_options(struct model_bench *b, int argc, char **argv) {
         return -1 - CLI_USAGE;
     b->n_depths = cli_parse_numbers(b->depth_text, 1 << 24, b->depths, MAX_DEPTHS);
     if (b->n_depths == 0)
-        return -1 - cli_misuse("bench model", "--depth is up to %d numbers with commas, not '%s'", MAX_DEPTHS,
-                               b->depth_text);
+        return -1 - cli_misuse("bench model", "--depth is up to %d numbers with commas, not '%s'",
+                               MAX_DEPTHS, b->depth_text);
     return first;
 }
 
-static int64_t deepest(const struct model_bench *b) {
+static int64_t deepest(const struct model_bench *b)
+{
     int64_t max = 0;
     for (size_t i = 0; i < b->n_depths; i++)
         max = b->depths[i] > max ? b->depths[i] : max;
@@ -65,7 +73,8 @@ static int64_t deepest(const struct model_bench *b) {
 }
 
 /* Fills the coded context from empty: the fastest way there is to a deep context, stock or not. */
-static int fill(struct model_bench *b, struct speed_depth *depth) {
+static int fill(struct model_bench *b, struct speed_depth *depth)
+{
     const struct llama_api *api = &b->session.llama->api;
     api->llama_memory_clear(api->llama_get_memory(b->coded), true);
     if (depth->n_tokens == 0)
@@ -74,7 +83,8 @@ static int fill(struct model_bench *b, struct speed_depth *depth) {
     return rc == CLI_OK ? session_save(&b->session, b->coded, &depth->state) : rc;
 }
 
-static int run_once(struct model_bench *b, const struct speed_depth *depth, double speeds[N_SPEEDS]) {
+static int run_once(struct model_bench *b, const struct speed_depth *depth, double speeds[N_SPEEDS])
+{
     struct session *s = &b->session;
     size_t n_decode = (size_t)b->n_decode;
     int rc = speed_prefill(s, b->coded, depth, b->ids, SPEED_PREFILL, &speeds[PP]);
@@ -87,7 +97,8 @@ static int run_once(struct model_bench *b, const struct speed_depth *depth, doub
     return rc;
 }
 
-static int run_depth(struct model_bench *b, size_t i_depth) {
+static int run_depth(struct model_bench *b, size_t i_depth)
+{
     struct speed_depth depth = {.n_tokens = (size_t)b->depths[i_depth]};
     double speeds[MAX_RUNS][N_SPEEDS], column[MAX_RUNS];
     char label[64];
@@ -108,14 +119,16 @@ static int run_depth(struct model_bench *b, size_t i_depth) {
     return rc;
 }
 
-static int run_bench(struct model_bench *b) {
+static int run_bench(struct model_bench *b)
+{
     size_t n_ctx = (size_t)deepest(b) + (size_t)b->n_decode + SPEED_PREFILL + 1;
     const struct session_cache stock_f16 = {.type = GGML_TYPE_F16};
     b->ids = speed_tokens(&b->session, n_ctx);
     b->coded = session_context(&b->session, &(struct session_cache){.spec = b->kv}, n_ctx);
     b->stock = b->coded ? session_context(&b->session, &stock_f16, n_ctx) : NULL;
     int rc = b->stock ? CLI_OK : CLI_DATA;
-    cli_progress_begin(&b->progress, b->common.level, (double)b->n_depths * (double)(b->n_runs + 1));
+    cli_progress_begin(&b->progress, b->common.level,
+                       (double)b->n_depths * (double)(b->n_runs + 1));
     for (size_t i = 0; i < b->n_depths && rc == CLI_OK; i++)
         rc = run_depth(b, i);
     cli_progress_end(&b->progress);
@@ -125,8 +138,10 @@ static int run_bench(struct model_bench *b) {
     return rc;
 }
 
-static int print_json(const struct model_bench *b) {
-    static const char *const keys[N_SPEEDS] = {"pp_tok_s", "tg_tok_s", "stock_pp_tok_s", "stock_tg_tok_s"};
+static int print_json(const struct model_bench *b)
+{
+    static const char *const keys[N_SPEEDS] = {"pp_tok_s", "tg_tok_s", "stock_pp_tok_s",
+                                               "stock_tg_tok_s"};
     cJSON *root = cJSON_CreateObject();
     cli_json_text(root, "model", b->model);
     cli_json_text(root, "kv", b->kv);
@@ -141,18 +156,21 @@ static int print_json(const struct model_bench *b) {
     return cli_json_print(root);
 }
 
-static int print_text(const struct model_bench *b) {
+static int print_text(const struct model_bench *b)
+{
     printf("%s, %s, %d threads; tokens a second\n", b->model, b->kv, (int)b->common.n_threads);
-    printf("%8s  %9s %9s %7s   %9s %9s %7s\n", "depth", "prefill", "stock", "ratio", "decode", "stock", "ratio");
+    printf("%8s  %9s %9s %7s   %9s %9s %7s\n", "depth", "prefill", "stock", "ratio", "decode",
+           "stock", "ratio");
     for (size_t i = 0; i < b->n_depths; i++) {
         const double *m = b->median[i];
-        printf("%8lld  %9.1f %9.1f %6.2fx   %9.2f %9.2f %6.2fx\n", (long long)b->depths[i], m[PP], m[STOCK_PP],
-               m[PP] / m[STOCK_PP], m[TG], m[STOCK_TG], m[TG] / m[STOCK_TG]);
+        printf("%8lld  %9.1f %9.1f %6.2fx   %9.2f %9.2f %6.2fx\n", (long long)b->depths[i], m[PP],
+               m[STOCK_PP], m[PP] / m[STOCK_PP], m[TG], m[STOCK_TG], m[TG] / m[STOCK_TG]);
     }
     return CLI_OK;
 }
 
-int cmd_bench_model(int argc, char **argv) {
+int cmd_bench_model(int argc, char **argv)
+{
     struct model_bench b;
     int first = parse_options(&b, argc, argv);
     if (first < 0)

@@ -7,12 +7,14 @@
 #include "complete.h"
 #include "demo.h"
 
-static const char about[] =
-    "Runs the embedded model with stock llama.cpp's caches (f16, q8_0, q4_0) and with three presets: bits and\n"
-    "memory, divergence from f16, recall of facts, speed at three depths; then one question at 12K tokens of\n"
-    "context. A few minutes on two cores.";
+static const char about[] = "Runs the embedded model with stock llama.cpp's caches (f16, q8_0, "
+                            "q4_0) and with three presets: bits and\n"
+                            "memory, divergence from f16, recall of facts, speed at three depths; "
+                            "then one question at 12K tokens of\n"
+                            "context. A few minutes on two cores.";
 
-static int make_rows(struct demo *d) {
+static int make_rows(struct demo *d)
+{
     static const enum ggml_type stock[] = {GGML_TYPE_F16, GGML_TYPE_Q8_0, GGML_TYPE_Q4_0};
     for (size_t i = 0; i < DEMO_ROWS; i++) {
         struct demo_row *row = &d->rows[i];
@@ -24,7 +26,8 @@ static int make_rows(struct demo *d) {
             continue;
         }
         const char *name, *text, *summary;
-        if (tkv_spec_preset((uint32_t)(i - (DEMO_ROWS - DEMO_PRESETS)), &name, &text, &summary) != TKV_OK)
+        if (tkv_spec_preset((uint32_t)(i - (DEMO_ROWS - DEMO_PRESETS)), &name, &text, &summary) !=
+            TKV_OK)
             return cli_fail("this build has fewer than %d presets", DEMO_PRESETS);
         row->cache.spec = name;
         row->name = cli_format("%s", name);
@@ -32,7 +35,8 @@ static int make_rows(struct demo *d) {
     return CLI_OK;
 }
 
-double demo_mib(struct demo *d, const struct demo_row *row, struct llama_context *ctx) {
+double demo_mib(struct demo *d, const struct demo_row *row, struct llama_context *ctx)
+{
     if (!row->cache.spec)
         return (double)d->llama.api.llama_state_seq_get_size(ctx, 0) / (1 << 20);
     struct tightkv_ggml_stats st = {.struct_size = sizeof(st)};
@@ -42,13 +46,15 @@ double demo_mib(struct demo *d, const struct demo_row *row, struct llama_context
 }
 
 /* What all steps are worth on the progress bar, about in tokens. */
-static double total_work(void) {
+static double total_work(void)
+{
     double quality = 2.0 * DEMO_WINDOW * DEMO_ROWS;
     double speed = (double)DEMO_WINDOW * (DEMO_ROWS + 1 + DEMO_PRESETS) + DEMO_DEEP;
     return quality + speed + 2.0 * DEMO_QUESTION;
 }
 
-static int open_demo(struct demo *d) {
+static int open_demo(struct demo *d)
+{
     d->model = cli_find_data(CLI_MODEL);
     char *path = d->model ? cli_find_data("demo-text.txt") : NULL;
     size_t n_bytes = 0;
@@ -67,7 +73,8 @@ static int open_demo(struct demo *d) {
     return rc == CLI_OK ? make_rows(d) : rc;
 }
 
-static void close_demo(struct demo *d) {
+static void close_demo(struct demo *d)
+{
     for (size_t i = 0; i < DEMO_ROWS; i++)
         free(d->rows[i].name);
     session_close(&d->session);
@@ -78,7 +85,8 @@ static void close_demo(struct demo *d) {
 
 /* ---- results ------------------------------------------------------------------------------- */
 
-static void print_speeds(const double *speeds) {
+static void print_speeds(const double *speeds)
+{
     for (size_t i = 0; i < DEMO_DEPTHS; i++) {
         if (isfinite(speeds[i]))
             printf(" %7.*f", speeds[i] < 100 ? 1 : 0, speeds[i]);
@@ -87,15 +95,16 @@ static void print_speeds(const double *speeds) {
     }
 }
 
-static int print_text(const struct demo *d) {
-    printf("%-11s %5s %7s %9s %6s %7s | %-23s | %-23s\n", "", "", "MiB at", "KLD from", "same", "recall",
-           " prefill, tokens/s", " decode, tokens/s");
-    printf("%-11s %5s %7s %9s %6s %7s | %7s %7s %7s | %7s %7s %7s\n", "cache", "bits", "16K", "f16", "top", "of 16",
-           "at 0", "2K", "16K", "at 0", "2K", "16K");
+static int print_text(const struct demo *d)
+{
+    printf("%-11s %5s %7s %9s %6s %7s | %-23s | %-23s\n", "", "", "MiB at", "KLD from", "same",
+           "recall", " prefill, tokens/s", " decode, tokens/s");
+    printf("%-11s %5s %7s %9s %6s %7s | %7s %7s %7s | %7s %7s %7s\n", "cache", "bits", "16K", "f16",
+           "top", "of 16", "at 0", "2K", "16K", "at 0", "2K", "16K");
     for (size_t i = 0; i < DEMO_ROWS; i++) {
         const struct demo_row *row = &d->rows[i];
-        printf("%-11s %5.2f %7.1f %9.6f %5.1f%% %6.0f%% |", row->name, row->bits, row->deep_mib, row->kld,
-               100 * row->same_top, 100 * row->recall);
+        printf("%-11s %5.2f %7.1f %9.6f %5.1f%% %6.0f%% |", row->name, row->bits, row->deep_mib,
+               row->kld, 100 * row->same_top, 100 * row->recall);
         print_speeds(row->pp);
         printf(" |");
         print_speeds(row->tg);
@@ -104,12 +113,14 @@ static int print_text(const struct demo *d) {
     printf("\nOne question after %zu tokens:%s\n", d->n_question_tokens, d->question);
     for (size_t i = 0; i < 2; i++) {
         const struct demo_answer *a = &d->answers[i];
-        printf("  %-11s %-16s first token after %5.1f s, cache %6.1f MiB\n", a->name, a->text, a->first_s, a->kv_mib);
+        printf("  %-11s %-16s first token after %5.1f s, cache %6.1f MiB\n", a->name, a->text,
+               a->first_s, a->kv_mib);
     }
     return CLI_OK;
 }
 
-static void add_row(cJSON *rows, const struct demo_row *row) {
+static void add_row(cJSON *rows, const struct demo_row *row)
+{
     cJSON *out = cli_json_object(rows, NULL);
     cli_json_text(out, "kv", row->name);
     cli_json_number(out, "bits_per_value", row->bits);
@@ -126,7 +137,8 @@ static void add_row(cJSON *rows, const struct demo_row *row) {
     }
 }
 
-static int print_json(const struct demo *d) {
+static int print_json(const struct demo *d)
+{
     cJSON *root = cJSON_CreateObject();
     cli_json_text(root, "model", d->model);
     cJSON *rows = cli_json_array(root, "rows");
@@ -146,7 +158,8 @@ static int print_json(const struct demo *d) {
     return cli_json_print(root);
 }
 
-int cmd_demo(int argc, char **argv) {
+int cmd_demo(int argc, char **argv)
+{
     struct demo d = {0};
     const struct cli_syntax syntax = {"demo", "[options]", about, NULL, 0};
     int first = cli_parse(&syntax, &d.common, argc, argv);

@@ -14,25 +14,31 @@ struct eval_options {
     int64_t n_ctx, n_chunks, n_ubatch;
 };
 
-static const char about[] =
-    "Compares caches with stock llama.cpp's own f16 cache on the same model: divergence, perplexity and\n"
-    "agreement on windows of a text, recall of facts. Coded caches run through the real plug-in and strictly:\n"
-    "a query reads exact values only within sink and tail.";
+static const char about[] = "Compares caches with stock llama.cpp's own f16 cache on the same "
+                            "model: divergence, perplexity and\n"
+                            "agreement on windows of a text, recall of facts. Coded caches run "
+                            "through the real plug-in and strictly:\n"
+                            "a query reads exact values only within sink and tail.";
 
-static int parse_options(struct eval_options *o, int argc, char **argv) {
+static int parse_options(struct eval_options *o, int argc, char **argv)
+{
     *o = (struct eval_options){.n_ctx = 2048, .n_chunks = 10, .n_ubatch = SESSION_UBATCH};
     const struct cli_option options[] = {
         {"model", 'm', CLI_TEXT, &o->model, "FILE", "GGUF model", 0, 0, false},
-        {"kv", 0, CLI_LIST, &o->kv, "SPEC", "a coded cache; may be given again (default: the default preset)", 0, 0, false},
+        {"kv", 0, CLI_LIST, &o->kv, "SPEC",
+         "a coded cache; may be given again (default: the default preset)", 0, 0, false},
         {"stock", 0, CLI_LIST, &o->stock, "TYPES", "stock cache types, as q8_0,q4_0", 0, 0, true},
         {"text", 0, CLI_TEXT, &o->text, "FILE", "text to score", 0, 0, false},
-        {"recall", 0, CLI_TEXT, &o->recall, "FILE", "questions to ask: JSON lines of context and questions", 0, 0, false},
-        {"ctx", 'c', CLI_COUNT, &o->n_ctx, "N", "tokens of a window of the text (2048)", 16, 1 << 24, false},
-        {"chunks", 0, CLI_COUNT, &o->n_chunks, "C", "windows of the text (10)", 1, INT32_MAX, false},
+        {"recall", 0, CLI_TEXT, &o->recall, "FILE",
+         "questions to ask: JSON lines of context and questions", 0, 0, false},
+        {"ctx", 'c', CLI_COUNT, &o->n_ctx, "N", "tokens of a window of the text (2048)", 16,
+         1 << 24, false},
+        {"chunks", 0, CLI_COUNT, &o->n_chunks, "C", "windows of the text (10)", 1, INT32_MAX,
+         false},
         {"ubatch", 0, CLI_COUNT, &o->n_ubatch, "N", "tokens of a batch (512)", 1, 1 << 16, false},
     };
-    const struct cli_syntax syntax = {"eval", "-m MODEL [--text FILE] [--recall FILE] [options]", about, options,
-                                      sizeof(options) / sizeof(options[0])};
+    const struct cli_syntax syntax = {"eval", "-m MODEL [--text FILE] [--recall FILE] [options]",
+                                      about, options, sizeof(options) / sizeof(options[0])};
     int first = cli_parse(&syntax, &o->common, argc, argv);
     if (first < 0)
         return first;
@@ -46,7 +52,8 @@ static int parse_options(struct eval_options *o, int argc, char **argv) {
 }
 
 /* The spec with strict=1, in canonical form. */
-static int set_spec(struct eval_row *row, const char *kv) {
+static int set_spec(struct eval_row *row, const char *kv)
+{
     tkv_spec spec;
     if (!bench_parse_spec("eval", &kv, &spec))
         return CLI_USAGE;
@@ -59,16 +66,20 @@ static int set_spec(struct eval_row *row, const char *kv) {
     return CLI_OK;
 }
 
-static int set_stock(struct eval_row *row, const struct cli_llama *l, const char *type) {
+static int set_stock(struct eval_row *row, const struct cli_llama *l, const char *type)
+{
     if (!session_find_type(l, type, &row->cache.type))
-        return cli_misuse("eval", "--stock %s: stock caches are f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0, iq4_nl",
-                          type);
+        return cli_misuse(
+            "eval",
+            "--stock %s: stock caches are f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0, iq4_nl",
+            type);
     row->kv = cli_format("stock:%s", type);
     return CLI_OK;
 }
 
 /* Rows for each --kv as given, then each --stock; with neither, the default preset. */
-static int make_rows(struct eval *e, struct eval_options *o, const struct cli_llama *l) {
+static int make_rows(struct eval *e, struct eval_options *o, const struct cli_llama *l)
+{
     size_t n_kv = o->kv.n || o->stock.n ? o->kv.n : 1;
     e->n_rows = n_kv + o->stock.n;
     e->rows = cli_alloc(e->n_rows, sizeof(*e->rows));
@@ -81,7 +92,8 @@ static int make_rows(struct eval *e, struct eval_options *o, const struct cli_ll
     return rc;
 }
 
-static void free_rows(struct eval *e) {
+static void free_rows(struct eval *e)
+{
     for (size_t i = 0; i < e->n_rows; i++) {
         free((char *)e->rows[i].kv);
         free(e->rows[i].strict_spec);
@@ -92,7 +104,8 @@ static void free_rows(struct eval *e) {
 
 /* ---- results ------------------------------------------------------------------------------- */
 
-static double ratio(double a, double b) {
+static double ratio(double a, double b)
+{
     return b > 0 ? a / b : NAN;
 }
 
@@ -105,9 +118,12 @@ struct figure {
 
 enum { N_FIGURES = 13 };
 
-static void figures_of(const struct eval *e, const struct eval_row *row, struct figure out[N_FIGURES]) {
+static void figures_of(const struct eval *e, const struct eval_row *row,
+                       struct figure out[N_FIGURES])
+{
     const struct metrics *m = &row->text;
-    const struct eval_usage *use = row->text_usage.n_contexts ? &row->text_usage : &row->recall_usage;
+    const struct eval_usage *use =
+        row->text_usage.n_contexts ? &row->text_usage : &row->recall_usage;
     double n = (double)m->n, n_asked = (double)e->n_asked;
     const struct figure figures[N_FIGURES] = {
         {"bits_per_value", "bits", 3, ratio(8 * use->bytes, use->n_values)},
@@ -127,7 +143,8 @@ static void figures_of(const struct eval *e, const struct eval_row *row, struct 
     memcpy(out, figures, sizeof(figures));
 }
 
-static int print_json(const struct eval *e) {
+static int print_json(const struct eval *e)
+{
     cJSON *root = cJSON_CreateObject();
     cli_json_text(root, "model", e->session->path);
     cJSON *rows = cli_json_array(root, "rows");
@@ -142,7 +159,8 @@ static int print_json(const struct eval *e) {
     return cli_json_print(root);
 }
 
-static int print_table(const struct eval *e) {
+static int print_table(const struct eval *e)
+{
     const char **cells = cli_alloc((e->n_rows + 1) * (N_FIGURES + 1), sizeof(*cells));
     size_t n = 0, n_columns = 0;
     for (size_t row = 0; row <= e->n_rows; row++) {
@@ -177,7 +195,8 @@ struct material {
     struct recall_set recall;
 };
 
-static int load_text(struct session *s, const struct eval_options *o, struct material *m) {
+static int load_text(struct session *s, const struct eval_options *o, struct material *m)
+{
     size_t n_bytes;
     char *text = cli_read_file(o->text, &n_bytes);
     if (!text)
@@ -188,14 +207,16 @@ static int load_text(struct session *s, const struct eval_options *o, struct mat
         return rc;
     m->n_chunks = m->text.n / (size_t)o->n_ctx;
     if (m->n_chunks == 0)
-        return cli_fail("%s has %zu tokens, less than one window; take a longer text or a smaller --ctx", o->text,
-                        m->text.n);
+        return cli_fail(
+            "%s has %zu tokens, less than one window; take a longer text or a smaller --ctx",
+            o->text, m->text.n);
     if (m->n_chunks > (size_t)o->n_chunks)
         m->n_chunks = (size_t)o->n_chunks;
     return CLI_OK;
 }
 
-static int load_recall(struct session *s, const struct eval_options *o, struct material *m) {
+static int load_recall(struct session *s, const struct eval_options *o, struct material *m)
+{
     size_t n_bytes;
     char *text = cli_read_file(o->recall, &n_bytes);
     if (!text)
@@ -205,7 +226,8 @@ static int load_recall(struct session *s, const struct eval_options *o, struct m
     return rc;
 }
 
-static int run_eval(struct eval *e, const struct eval_options *o) {
+static int run_eval(struct eval *e, const struct eval_options *o)
+{
     struct material m = {0};
     int rc = o->text ? load_text(e->session, o, &m) : CLI_OK;
     if (rc == CLI_OK && o->recall)
@@ -213,14 +235,13 @@ static int run_eval(struct eval *e, const struct eval_options *o) {
     double total = (double)(m.n_chunks * (size_t)o->n_ctx);
     for (size_t i = 0; i < m.recall.n; i++)
         total += (double)recall_item_tokens(&m.recall.items[i]);
-    struct cli_progress progress;
-    cli_progress_begin(&progress, rc == CLI_OK ? o->common.level : CLI_QUIET, total * (double)(e->n_rows + 1));
-    e->progress = &progress;
+    cli_progress_begin(e->progress, rc == CLI_OK ? o->common.level : CLI_QUIET,
+                       total * (double)(e->n_rows + 1));
     if (rc == CLI_OK && o->text)
         rc = eval_text(e, &m.text, (size_t)o->n_ctx, m.n_chunks);
     if (rc == CLI_OK && o->recall)
         rc = eval_recall(e, &m.recall);
-    cli_progress_end(&progress);
+    cli_progress_end(e->progress);
     recall_free(&m.recall);
     free(m.text.ids);
     if (rc != CLI_OK)
@@ -228,14 +249,16 @@ static int run_eval(struct eval *e, const struct eval_options *o) {
     return o->common.json ? print_json(e) : print_table(e);
 }
 
-int cmd_eval(int argc, char **argv) {
+int cmd_eval(int argc, char **argv)
+{
     struct eval_options o;
     int first = parse_options(&o, argc, argv);
     if (first < 0)
         return -1 - first;
     struct cli_llama llama;
     struct session session = {0};
-    struct eval e = {.session = &session};
+    struct cli_progress progress;
+    struct eval e = {.session = &session, .progress = &progress};
     bool coded = o.kv.n > 0 || o.stock.n == 0;
     int rc = cli_llama_open(&llama, &o.common, coded);
     if (rc == CLI_OK)

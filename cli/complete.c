@@ -15,8 +15,11 @@ struct completer {
     size_t n_ctx;
 };
 
-static struct llama_sampler *make_sampler(const struct llama_api *api, const struct complete_options *o) {
-    struct llama_sampler *chain = api->llama_sampler_chain_init(api->llama_sampler_chain_default_params());
+static struct llama_sampler *make_sampler(const struct llama_api *api,
+                                          const struct complete_options *o)
+{
+    struct llama_sampler *chain =
+        api->llama_sampler_chain_init(api->llama_sampler_chain_default_params());
     if (o->temperature <= 0) {
         api->llama_sampler_chain_add(chain, api->llama_sampler_init_greedy());
         return chain;
@@ -28,7 +31,8 @@ static struct llama_sampler *make_sampler(const struct llama_api *api, const str
 }
 
 /* Samples until n_predict tokens, the end of the text or the end of the context. */
-static int generate(struct completer *c, size_t n_used) {
+static int generate(struct completer *c, size_t n_used)
+{
     struct session *s = &c->session;
     const struct llama_api *api = &s->llama->api;
     for (int64_t i = 0; i < c->options->n_predict && n_used < c->n_ctx; i++, n_used++) {
@@ -46,7 +50,8 @@ static int generate(struct completer *c, size_t n_used) {
     return CLI_OK;
 }
 
-static int complete(struct completer *c, const char *prompt) {
+static int complete(struct completer *c, const char *prompt)
+{
     struct session *s = &c->session;
     const struct llama_api *api = &s->llama->api;
     struct session_tokens tokens;
@@ -69,7 +74,8 @@ static int complete(struct completer *c, const char *prompt) {
 }
 
 /* Prompts from stdin, a line each. */
-static int complete_lines(struct completer *c) {
+static int complete_lines(struct completer *c)
+{
     bool tty = isatty(STDIN_FILENO) != 0;
     char *line = NULL;
     size_t capacity = 0;
@@ -88,7 +94,8 @@ static int complete_lines(struct completer *c) {
     return rc;
 }
 
-static int open_completer(struct completer *c, struct cli_llama *llama, const char *model) {
+static int open_completer(struct completer *c, struct cli_llama *llama, const char *model)
+{
     const struct complete_options *o = c->options;
     const char *kv = o->kv ? o->kv : "";
     int rc = cli_llama_open(llama, &o->common, true);
@@ -102,7 +109,8 @@ static int open_completer(struct completer *c, struct cli_llama *llama, const ch
     return c->ctx ? CLI_OK : CLI_DATA;
 }
 
-int complete_run(const struct complete_options *o) {
+int complete_run(const struct complete_options *o)
+{
     struct cli_llama llama = {0};
     struct completer c = {.options = o};
     char *model = o->model ? cli_format("%s", o->model) : cli_find_data(CLI_MODEL);

@@ -11,7 +11,8 @@ enum { DEMO_PRESETS = 3, DEMO_ROWS = 3 + DEMO_PRESETS, DEMO_DEPTHS = 3 };
 /* Depths of the speed columns. */
 extern const size_t demo_depths[DEMO_DEPTHS];
 
-/* One cache: stock f16 first, then the stock quantised types, then the presets. NaN: not measured. */
+/* One cache: stock f16 first, then the stock quantised types, then the presets. NaN: not
+ * measured. */
 struct demo_row {
     char *name;
     struct session_cache cache;

@@ -9,14 +9,18 @@
 enum { N_FACTS = 24, SEED = 12, MAX_ANSWER = 12, ASKING_TOKENS = 32 * N_FACTS };
 
 /* Appends a token's text; true when it ends a sentence or a line. */
-static bool append(struct session *s, llama_token id, char *text, size_t capacity) {
+static bool append(struct session *s, llama_token id, char *text, size_t capacity)
+{
     size_t n = strlen(text);
-    int32_t got = s->llama->api.llama_token_to_piece(s->vocab, id, text + n, (int32_t)(capacity - n - 1), 0, false);
+    int32_t got = s->llama->api.llama_token_to_piece(s->vocab, id, text + n,
+                                                     (int32_t)(capacity - n - 1), 0, false);
     text[n + (got > 0 ? (size_t)got : 0)] = '\0';
     return strpbrk(text + n, ".\n") != NULL;
 }
 
-static int answer(struct demo *d, struct llama_context *ctx, const struct session_tokens *all, struct demo_answer *out) {
+static int answer(struct demo *d, struct llama_context *ctx, const struct session_tokens *all,
+                  struct demo_answer *out)
+{
     struct session *s = &d->session;
     double start = cli_now();
     const float *logits;
@@ -32,7 +36,8 @@ static int answer(struct demo *d, struct llama_context *ctx, const struct sessio
 }
 
 static int ask_one(struct demo *d, const struct demo_row *row, const struct session_tokens *all,
-                   struct demo_answer *out) {
+                   struct demo_answer *out)
+{
     char label[64];
     snprintf(label, sizeof(label), "a question at 12K, %s", row->name);
     cli_progress_step(&d->progress, 0, label);
@@ -46,13 +51,15 @@ static int ask_one(struct demo *d, const struct demo_row *row, const struct sess
     return rc;
 }
 
-int demo_ask(struct demo *d) {
+int demo_ask(struct demo *d)
+{
     struct recall_set set = {cli_alloc(1, sizeof(struct recall_item)), 1};
     struct recall_item *item = set.items;
     int rc = facts_make(&d->session, d->filler, DEMO_QUESTION + ASKING_TOKENS, N_FACTS, SEED, item);
     if (rc == CLI_OK) {
         const struct session_tokens *prompt = &item->questions[0].prompt;
-        struct session_tokens all = {cli_alloc(item->context.n + prompt->n, sizeof(llama_token)), 0};
+        struct session_tokens all = {cli_alloc(item->context.n + prompt->n, sizeof(llama_token)),
+                                     0};
         memcpy(all.ids, item->context.ids, item->context.n * sizeof(llama_token));
         memcpy(all.ids + item->context.n, prompt->ids, prompt->n * sizeof(llama_token));
         all.n = item->context.n + prompt->n;

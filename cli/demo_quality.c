@@ -8,7 +8,8 @@
 enum { N_FACTS = 16, SEED = 7 };
 
 /* The item as it is asked: context, questions and right answers. */
-static struct session_tokens flatten(const struct recall_item *item) {
+static struct session_tokens flatten(const struct recall_item *item)
+{
     struct session_tokens all = {cli_alloc(recall_item_tokens(item), sizeof(llama_token)), 0};
     const struct session_tokens *part = &item->context;
     for (size_t i = 0;; i++) {
@@ -21,7 +22,8 @@ static struct session_tokens flatten(const struct recall_item *item) {
 }
 
 /* Rows of an evaluation for every cache but stock f16, its reference. */
-static void make_rows(struct demo *d, struct eval *e) {
+static void make_rows(struct demo *d, struct eval *e)
+{
     e->n_rows = DEMO_ROWS - 1;
     e->rows = cli_alloc(e->n_rows, sizeof(*e->rows));
     for (size_t i = 0; i < e->n_rows; i++) {
@@ -33,7 +35,8 @@ static void make_rows(struct demo *d, struct eval *e) {
     }
 }
 
-static void take_results(struct demo *d, struct eval *e) {
+static void take_results(struct demo *d, struct eval *e)
+{
     double n_asked = (double)e->n_asked;
     d->rows[0].kld = 0;
     d->rows[0].same_top = 1;
@@ -46,7 +49,8 @@ static void take_results(struct demo *d, struct eval *e) {
     }
 }
 
-int demo_quality(struct demo *d) {
+int demo_quality(struct demo *d)
+{
     struct recall_set set = {cli_alloc(1, sizeof(struct recall_item)), 1};
     int rc = facts_make(&d->session, d->filler, DEMO_WINDOW, N_FACTS, SEED, set.items);
     struct eval e = {.session = &d->session, .progress = &d->progress};

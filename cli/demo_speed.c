@@ -8,8 +8,9 @@ const size_t demo_depths[DEMO_DEPTHS] = {0, DEMO_WINDOW, DEMO_DEEP};
 
 enum { ROOM = SPEED_PREFILL + DEMO_DECODE + 1 };
 
-static int measure(struct demo *d, struct demo_row *row, struct llama_context *ctx, const struct speed_depth *depth,
-                   size_t i_depth) {
+static int measure(struct demo *d, struct demo_row *row, struct llama_context *ctx,
+                   const struct speed_depth *depth, size_t i_depth)
+{
     struct session *s = &d->session;
     int rc = speed_prefill(s, ctx, depth, d->tokens.ids, SPEED_PREFILL, &row->pp[i_depth]);
     if (rc == CLI_OK)
@@ -17,8 +18,10 @@ static int measure(struct demo *d, struct demo_row *row, struct llama_context *c
     return rc;
 }
 
-/* Depth 0, then 2K filled by the cache itself: a state of one type does not restore into another. */
-static int measure_shallow(struct demo *d, struct demo_row *row) {
+/* Depth 0, then 2K filled by the cache itself: a state of one type does not restore into
+ * another. */
+static int measure_shallow(struct demo *d, struct demo_row *row)
+{
     char label[64];
     snprintf(label, sizeof(label), "speed at 0 and 2K, %s", row->name);
     cli_progress_step(&d->progress, 0, label);
@@ -42,10 +45,12 @@ static int measure_shallow(struct demo *d, struct demo_row *row) {
     return rc;
 }
 
-static int fill_deep(struct demo *d, struct speed_depth *depth) {
+static int fill_deep(struct demo *d, struct speed_depth *depth)
+{
     cli_progress_step(&d->progress, 0, "filling 16K");
     struct session *s = &d->session;
-    struct llama_context *ctx = session_context(s, &d->rows[DEMO_ROWS - DEMO_PRESETS].cache, DEMO_DEEP);
+    struct llama_context *ctx =
+        session_context(s, &d->rows[DEMO_ROWS - DEMO_PRESETS].cache, DEMO_DEEP);
     if (!ctx)
         return CLI_DATA;
     int rc = session_decode(s, ctx, d->tokens.ids, DEMO_DEEP, NULL, NULL);
@@ -57,7 +62,8 @@ static int fill_deep(struct demo *d, struct speed_depth *depth) {
     return rc;
 }
 
-static int measure_deep(struct demo *d, struct demo_row *row, const struct speed_depth *depth) {
+static int measure_deep(struct demo *d, struct demo_row *row, const struct speed_depth *depth)
+{
     char label[64];
     snprintf(label, sizeof(label), "speed at 16K, %s", row->name);
     cli_progress_step(&d->progress, 0, label);
@@ -70,7 +76,8 @@ static int measure_deep(struct demo *d, struct demo_row *row, const struct speed
     return rc;
 }
 
-int demo_speed(struct demo *d) {
+int demo_speed(struct demo *d)
+{
     int rc = CLI_OK;
     for (size_t i = 0; i < DEMO_ROWS && rc == CLI_OK; i++)
         rc = measure_shallow(d, &d->rows[i]);

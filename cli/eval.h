@@ -30,7 +30,8 @@ struct eval {
     size_t n_asked, n_recalled_f16; /* recall */
 };
 
-/* Scores `n_chunks` chunks of `n_ctx` tokens as llama-perplexity does: BOS first, second half scored. */
+/* Scores `n_chunks` chunks of `n_ctx` tokens as llama-perplexity does: BOS first, second half
+ * scored. */
 int eval_text(struct eval *e, const struct session_tokens *text, size_t n_ctx, size_t n_chunks);
 
 /* A question about the context of its item. */
@@ -54,8 +55,8 @@ int recall_parse(struct session *s, const char *text, const char *name, struct r
 void recall_free(struct recall_set *set);
 size_t recall_item_tokens(const struct recall_item *item);
 
-/* Asks every question of every item, right answers kept in; an answer counts when every token of it is the
- * most likely one. */
+/* Asks every question of every item, right answers kept in; an answer counts when every token of
+ * it is the most likely one. */
 int eval_recall(struct eval *e, const struct recall_set *set);
 
 /* Around scored rows: collect which rows they read, then add that to the row's fractions. */
@@ -63,6 +64,7 @@ void eval_measure_begin(struct eval *e, struct eval_row *row);
 int eval_measure_end(struct eval *e, struct eval_row *row);
 
 /* At the end of a context: adds what the row's cache holds. */
-int eval_add_usage(struct eval *e, struct eval_row *row, struct llama_context *ctx, struct eval_usage *usage);
+int eval_add_usage(struct eval *e, struct eval_row *row, struct llama_context *ctx,
+                   struct eval_usage *usage);
 
 #endif

@@ -5,14 +5,16 @@
 
 #include "eval.h"
 
-size_t recall_item_tokens(const struct recall_item *item) {
+size_t recall_item_tokens(const struct recall_item *item)
+{
     size_t n = item->context.n;
     for (size_t i = 0; i < item->n_questions; i++)
         n += item->questions[i].prompt.n + item->questions[i].answer.n;
     return n;
 }
 
-void recall_free(struct recall_set *set) {
+void recall_free(struct recall_set *set)
+{
     for (size_t i = 0; i < set->n; i++) {
         for (size_t q = 0; q < set->items[i].n_questions; q++) {
             free(set->items[i].questions[q].prompt.ids);
@@ -26,20 +28,24 @@ void recall_free(struct recall_set *set) {
 }
 
 /* Tokens of the string at `key`; CLI_DATA without a line when it is missing or empty. */
-static int take_text(struct session *s, const cJSON *object, const char *key, bool bos, struct session_tokens *out) {
+static int take_text(struct session *s, const cJSON *object, const char *key, bool bos,
+                     struct session_tokens *out)
+{
     const char *text = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(object, key));
     if (!text || !*text)
         return CLI_DATA;
     return session_tokenize(s, text, strlen(text), bos, out);
 }
 
-static int take_item(struct session *s, const cJSON *line, struct recall_item *item) {
+static int take_item(struct session *s, const cJSON *line, struct recall_item *item)
+{
     const cJSON *questions = cJSON_GetObjectItemCaseSensitive(line, "questions"), *question;
     int n = cJSON_GetArraySize(questions);
     if (n < 1 || take_text(s, line, "context", true, &item->context) != CLI_OK)
         return CLI_DATA;
     item->questions = cli_alloc((size_t)n, sizeof(*item->questions));
-    cJSON_ArrayForEach(question, questions) {
+    cJSON_ArrayForEach(question, questions)
+    {
         struct recall_question *q = &item->questions[item->n_questions++];
         if (take_text(s, question, "prompt", false, &q->prompt) != CLI_OK ||
             take_text(s, question, "answer", false, &q->answer) != CLI_OK)
@@ -48,7 +54,8 @@ static int take_item(struct session *s, const cJSON *line, struct recall_item *i
     return CLI_OK;
 }
 
-int recall_parse(struct session *s, const char *text, const char *name, struct recall_set *out) {
+int recall_parse(struct session *s, const char *text, const char *name, struct recall_set *out)
+{
     *out = (struct recall_set){0};
     for (size_t n_lines = 1; *text; n_lines++) {
         size_t n = strcspn(text, "\n");
@@ -59,8 +66,10 @@ int recall_parse(struct session *s, const char *text, const char *name, struct r
             int rc = take_item(s, line, &out->items[out->n - 1]);
             cJSON_Delete(line);
             if (rc != CLI_OK)
-                return cli_fail("%s:%zu is not {\"context\": text, \"questions\": [{\"prompt\": text, \"answer\": "
-                                "text}]}", name, n_lines);
+                return cli_fail("%s:%zu is not {\"context\": text, \"questions\": [{\"prompt\": "
+                                "text, \"answer\": "
+                                "text}]}",
+                                name, n_lines);
         }
         text += n + (text[n] == '\n');
     }
@@ -74,17 +83,20 @@ struct answer_check {
 };
 
 /* Row i of the logits is to predict token i of the answer. */
-static void check_answer(void *user, const float *logits, size_t i, size_t n) {
+static void check_answer(void *user, const float *logits, size_t i, size_t n)
+{
     struct answer_check *c = user;
     for (size_t row = 0; row < n; row++)
-        if (session_argmax(logits + row * c->n_vocab, c->n_vocab) != (size_t)c->answer->ids[i + row])
+        if (session_argmax(logits + row * c->n_vocab, c->n_vocab) !=
+            (size_t)c->answer->ids[i + row])
             c->right = false;
 }
 
-/* Asks one question: the prompt but for its last token, then the tokens whose rows are to predict the answer.
- * Of the answer, all but the last token is in the context afterwards. */
-static int ask(struct eval *e, struct llama_context *ctx, const struct recall_question *q, struct eval_row *row,
-               bool *right) {
+/* Asks one question: the prompt but for its last token, then the tokens whose rows are to
+ * predict the answer. Of the answer, all but the last token is in the context afterwards. */
+static int ask(struct eval *e, struct llama_context *ctx, const struct recall_question *q,
+               struct eval_row *row, bool *right)
+{
     struct session *s = e->session;
     size_t n_prompt = q->prompt.n, n_answer = q->answer.n;
     int rc = session_decode(s, ctx, q->prompt.ids, n_prompt - 1, NULL, NULL);
@@ -105,8 +117,9 @@ static int ask(struct eval *e, struct llama_context *ctx, const struct recall_qu
 }
 
 /* All questions of an item in one context. */
-static int ask_all(struct eval *e, struct llama_context *ctx, const struct recall_item *item, struct eval_row *row,
-                   size_t *n_right) {
+static int ask_all(struct eval *e, struct llama_context *ctx, const struct recall_item *item,
+                   struct eval_row *row, size_t *n_right)
+{
     int rc = session_decode(e->session, ctx, item->context.ids, item->context.n, NULL, NULL);
     for (size_t i = 0; i < item->n_questions && rc == CLI_OK; i++) {
         const struct recall_question *q = &item->questions[i];
@@ -119,10 +132,13 @@ static int ask_all(struct eval *e, struct llama_context *ctx, const struct recal
     return rc == CLI_OK && row ? eval_add_usage(e, row, ctx, &row->recall_usage) : rc;
 }
 
-static int run_item(struct eval *e, const struct recall_item *item, struct eval_row *row, size_t *n_right) {
+static int run_item(struct eval *e, const struct recall_item *item, struct eval_row *row,
+                    size_t *n_right)
+{
     const struct session_cache stock_f16 = {.type = GGML_TYPE_F16};
     size_t n_tokens = recall_item_tokens(item);
-    struct llama_context *ctx = session_context(e->session, row ? &row->cache : &stock_f16, n_tokens);
+    struct llama_context *ctx =
+        session_context(e->session, row ? &row->cache : &stock_f16, n_tokens);
     if (!ctx)
         return CLI_DATA;
     int rc = ask_all(e, ctx, item, row, n_right);
@@ -131,7 +147,8 @@ static int run_item(struct eval *e, const struct recall_item *item, struct eval_
     return rc;
 }
 
-int eval_recall(struct eval *e, const struct recall_set *set) {
+int eval_recall(struct eval *e, const struct recall_set *set)
+{
     int rc = CLI_OK;
     for (size_t i = 0; i < set->n && rc == CLI_OK; i++) {
         char label[64];

@@ -4,8 +4,8 @@
 
 #include "eval.h"
 
-/* One window of the text and where its scored rows begin: as llama-perplexity, the tokens from the middle on
- * predict their successors, the last token has none. */
+/* One window of the text and where its scored rows begin: as llama-perplexity, the tokens from
+ * the middle on predict their successors, the last token has none. */
 struct window {
     llama_token *ids;
     size_t n, first;
@@ -18,7 +18,8 @@ struct row_sink {
     const int32_t *targets;
 };
 
-static void take_logits(void *user, const float *logits, size_t i, size_t n) {
+static void take_logits(void *user, const float *logits, size_t i, size_t n)
+{
     struct row_sink *sink = user;
     int n_threads = sink->e->session->n_threads;
     if (i + n > sink->reference->n_rows)
@@ -29,8 +30,9 @@ static void take_logits(void *user, const float *logits, size_t i, size_t n) {
         metrics_reference_set(sink->reference, logits, i, n, n_threads);
 }
 
-static int decode_window(struct eval *e, struct llama_context *ctx, const struct window *w, struct eval_row *row,
-                         struct metrics_reference *reference) {
+static int decode_window(struct eval *e, struct llama_context *ctx, const struct window *w,
+                         struct eval_row *row, struct metrics_reference *reference)
+{
     struct session *s = e->session;
     int rc = session_decode(s, ctx, w->ids, w->first, NULL, NULL);
     if (rc != CLI_OK)
@@ -46,8 +48,11 @@ static int decode_window(struct eval *e, struct llama_context *ctx, const struct
     return rc;
 }
 
-/* A context for every window, so that one cache at a time is in memory and every window starts clean. */
-static int run_window(struct eval *e, const struct window *w, struct eval_row *row, struct metrics_reference *ref) {
+/* A context for every window, so that one cache at a time is in memory and every window starts
+ * clean. */
+static int run_window(struct eval *e, const struct window *w, struct eval_row *row,
+                      struct metrics_reference *ref)
+{
     const struct session_cache stock_f16 = {.type = GGML_TYPE_F16};
     struct llama_context *ctx = session_context(e->session, row ? &row->cache : &stock_f16, w->n);
     if (!ctx)
@@ -55,12 +60,14 @@ static int run_window(struct eval *e, const struct window *w, struct eval_row *r
     int rc = decode_window(e, ctx, w, row, ref);
     session_free(e->session, ctx);
     if (rc == CLI_OK && row && !row->text.finite)
-        rc = cli_fail("%s: the logits are not finite; this cache does not work with %s", row->kv, e->session->path);
+        rc = cli_fail("%s: the logits are not finite; this cache does not work with %s", row->kv,
+                      e->session->path);
     cli_progress_step(e->progress, (double)w->n, NULL);
     return rc;
 }
 
-int eval_text(struct eval *e, const struct session_tokens *text, size_t n_ctx, size_t n_chunks) {
+int eval_text(struct eval *e, const struct session_tokens *text, size_t n_ctx, size_t n_chunks)
+{
     const struct llama_api *api = &e->session->llama->api;
     struct window w = {cli_alloc(n_ctx, sizeof(llama_token)), n_ctx, n_ctx / 2};
     struct metrics_reference reference;

@@ -5,34 +5,41 @@
 
 #include "cli.h"
 
-static void add(cJSON *object, const char *key, cJSON *item) {
-    if (!item || !(key ? cJSON_AddItemToObject(object, key, item) : cJSON_AddItemToArray(object, item))) {
+static void add(cJSON *object, const char *key, cJSON *item)
+{
+    if (!item ||
+        !(key ? cJSON_AddItemToObject(object, key, item) : cJSON_AddItemToArray(object, item))) {
         cli_fail("no memory for the results");
         exit(CLI_DATA);
     }
 }
 
-void cli_json_number(cJSON *object, const char *key, double value) {
+void cli_json_number(cJSON *object, const char *key, double value)
+{
     add(object, key, isfinite(value) ? cJSON_CreateNumber(value) : cJSON_CreateNull());
 }
 
-void cli_json_text(cJSON *object, const char *key, const char *value) {
+void cli_json_text(cJSON *object, const char *key, const char *value)
+{
     add(object, key, cJSON_CreateString(value));
 }
 
-cJSON *cli_json_array(cJSON *object, const char *key) {
+cJSON *cli_json_array(cJSON *object, const char *key)
+{
     cJSON *array = cJSON_CreateArray();
     add(object, key, array);
     return array;
 }
 
-cJSON *cli_json_object(cJSON *object, const char *key) {
+cJSON *cli_json_object(cJSON *object, const char *key)
+{
     cJSON *child = cJSON_CreateObject();
     add(object, key, child);
     return child;
 }
 
-int cli_json_print(cJSON *root) {
+int cli_json_print(cJSON *root)
+{
     char *text = cJSON_Print(root);
     cJSON_Delete(root);
     if (!text)

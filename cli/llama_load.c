@@ -11,7 +11,8 @@ static struct log_state {
     bool verbose;
 } log_state;
 
-static void on_log(enum ggml_log_level level, const char *text, void *user) {
+static void on_log(enum ggml_log_level level, const char *text, void *user)
+{
     struct log_state *log = user;
     if (log->verbose)
         fputs(text, stderr);
@@ -21,26 +22,30 @@ static void on_log(enum ggml_log_level level, const char *text, void *user) {
     log->first_error[strcspn(log->first_error, "\n")] = '\0';
 }
 
-const char *cli_llama_error(bool clear) {
+const char *cli_llama_error(bool clear)
+{
     if (clear)
         log_state.first_error[0] = '\0';
     return log_state.first_error;
 }
 
-static int resolve(struct llama_api *api, void *lib, const char *bin) {
-#define LLAMA_FN(name)                                                                                      \
-    {                                                                                                       \
-        void *symbol = dlsym(lib, #name);                                                                   \
-        if (!symbol)                                                                                        \
-            return cli_fail("llama.cpp in %s has no %s; tightkv needs " TKV_LLAMA_VERSION, bin, #name);     \
-        memcpy(&api->name, &symbol, sizeof(symbol));                                                        \
+static int resolve(struct llama_api *api, void *lib, const char *bin)
+{
+#define LLAMA_FN(name)                                                                             \
+    {                                                                                              \
+        void *symbol = dlsym(lib, #name);                                                          \
+        if (!symbol)                                                                               \
+            return cli_fail("llama.cpp in %s has no %s; tightkv needs " TKV_LLAMA_VERSION, bin,    \
+                            #name);                                                                \
+        memcpy(&api->name, &symbol, sizeof(symbol));                                               \
     }
 #include "llama_api.def"
 #undef LLAMA_FN
     return CLI_OK;
 }
 
-static int load_library(struct cli_llama *l) {
+static int load_library(struct cli_llama *l)
+{
     char *path = cli_format("%s/libllama.so", l->bin);
     void *lib = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     free(path);
@@ -53,15 +58,18 @@ static int load_library(struct cli_llama *l) {
     const char *version = l->api.ggml_version();
     if (strcmp(version, TKV_GGML_VERSION) != 0)
         return cli_fail("ggml in %s is %s, tightkv was built for " TKV_GGML_VERSION
-                        "; name a build of llama.cpp " TKV_LLAMA_VERSION " in TIGHTKV_LLAMA_DIR", l->bin, version);
+                        "; name a build of llama.cpp " TKV_LLAMA_VERSION " in TIGHTKV_LLAMA_DIR",
+                        l->bin, version);
     return CLI_OK;
 }
 
-static void *plugin_proc(const struct cli_llama *l, const char *name) {
+static void *plugin_proc(const struct cli_llama *l, const char *name)
+{
     return l->api.ggml_backend_reg_get_proc_address(l->reg, name);
 }
 
-static int load_plugin(struct cli_llama *l) {
+static int load_plugin(struct cli_llama *l)
+{
     char *path = cli_find_plugin();
     if (!path)
         return CLI_DATA;
@@ -85,7 +93,8 @@ static int load_plugin(struct cli_llama *l) {
     return CLI_OK;
 }
 
-int cli_llama_open(struct cli_llama *l, const struct cli_common *common, bool with_plugin) {
+int cli_llama_open(struct cli_llama *l, const struct cli_common *common, bool with_plugin)
+{
     *l = (struct cli_llama){.level = common->level};
     l->bin = cli_find_llama_bin();
     if (!l->bin)

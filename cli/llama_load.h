@@ -25,11 +25,12 @@ struct cli_llama {
     cli_level level;
 };
 
-/* Loads libllama, its backends and, when asked, the plug-in. CLI_OK, or CLI_DATA after a line on stderr. */
+/* Loads libllama, its backends and, when asked, the plug-in. CLI_OK, or CLI_DATA after a line on
+ * stderr. */
 int cli_llama_open(struct cli_llama *l, const struct cli_common *common, bool with_plugin);
 
-/* The first error that llama.cpp or the plug-in logged since the last call with clear, without its line feed;
- * "" when there was none. Static storage. */
+/* The first error that llama.cpp or the plug-in logged since the last call with clear, without
+ * its line feed; "" when there was none. Static storage. */
 const char *cli_llama_error(bool clear);
 
 #endif

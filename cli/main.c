@@ -17,7 +17,8 @@ static const struct command commands[] = {
 
 enum { N_COMMANDS = sizeof(commands) / sizeof(commands[0]) };
 
-static void print_commands(FILE *to) {
+static void print_commands(FILE *to)
+{
     fprintf(to, "usage: tightkv COMMAND [options]\n\nA coded KV cache for llama.cpp.\n\n");
     for (size_t i = 0; i < N_COMMANDS; i++)
         fprintf(to, "  %-14s %s\n", commands[i].words, commands[i].summary);
@@ -25,7 +26,8 @@ static void print_commands(FILE *to) {
 }
 
 /* How many of argv's words name the command; 0 when they do not. */
-static int words_matched(const struct command *c, int argc, char **argv) {
+static int words_matched(const struct command *c, int argc, char **argv)
+{
     const char *space = strchr(c->words, ' ');
     if (!space)
         return strcmp(argv[0], c->words) == 0 ? 1 : 0;
@@ -36,7 +38,8 @@ static int words_matched(const struct command *c, int argc, char **argv) {
 }
 
 /* "bench" or "bench foo": says which second words there are. */
-static int misuse_of_group(const char *word) {
+static int misuse_of_group(const char *word)
+{
     char known[128] = "";
     size_t n = strlen(word);
     for (size_t i = 0; i < N_COMMANDS; i++) {
@@ -50,12 +53,14 @@ static int misuse_of_group(const char *word) {
     return cli_misuse(NULL, "no command named '%s'", word);
 }
 
-int main(int argc, char **argv) {
+int main(int argc, char **argv)
+{
     if (argc < 2) {
         print_commands(stderr);
         return CLI_USAGE;
     }
-    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "help") == 0) {
+    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 ||
+        strcmp(argv[1], "help") == 0) {
         print_commands(stdout);
         return CLI_OK;
     }

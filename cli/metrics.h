@@ -27,11 +27,13 @@ void metrics_reference_init(struct metrics_reference *r, size_t n_rows, size_t n
 void metrics_reference_free(struct metrics_reference *r);
 
 /* Takes rows [first, first + n) of the reference. */
-void metrics_reference_set(struct metrics_reference *r, const float *logits, size_t first, size_t n, int n_threads);
+void metrics_reference_set(struct metrics_reference *r, const float *logits, size_t first, size_t n,
+                           int n_threads);
 
-/* Scores rows [first, first + n) of another cache; targets[i] is the token that row i should predict. */
-void metrics_add(struct metrics *m, const struct metrics_reference *r, const float *logits, const int32_t *targets,
-                 size_t first, size_t n, int n_threads);
+/* Scores rows [first, first + n) of another cache; targets[i] is the token that row i should
+ * predict. */
+void metrics_add(struct metrics *m, const struct metrics_reference *r, const float *logits,
+                 const int32_t *targets, size_t first, size_t n, int n_threads);
 void metrics_free(struct metrics *m);
 
 /* The q-quantile of n values, interpolated linearly; NaN when there are none. */

@@ -25,7 +25,8 @@ static const struct cpu_name cpu_names[] = {
     {"all", TKV_CPU_ALL},
 };
 
-static bool cpu_mask_of(const char *name, uint32_t *mask) {
+static bool cpu_mask_of(const char *name, uint32_t *mask)
+{
     for (size_t i = 0; i < sizeof(cpu_names) / sizeof(cpu_names[0]); i++) {
         if (strcmp(name, cpu_names[i].name) == 0) {
             *mask = cpu_names[i].mask;
@@ -35,54 +36,67 @@ static bool cpu_mask_of(const char *name, uint32_t *mask) {
     return false;
 }
 
-static void print_option(const struct cli_option *o) {
+static void print_option(const struct cli_option *o)
+{
     char left[64];
-    snprintf(left, sizeof(left), "%c%c%s--%s%s%s", o->letter ? '-' : ' ', o->letter ? o->letter : ' ',
-             o->letter ? ", " : "  ", o->name, o->arg ? " " : "", o->arg ? o->arg : "");
+    snprintf(left, sizeof(left), "%c%c%s--%s%s%s", o->letter ? '-' : ' ',
+             o->letter ? o->letter : ' ', o->letter ? ", " : "  ", o->name, o->arg ? " " : "",
+             o->arg ? o->arg : "");
     printf("  %-28s %s\n", left, o->help);
 }
 
-static void print_help(const struct cli_syntax *s, const struct cli_option *all, size_t n) {
+static void print_help(const struct cli_syntax *s, const struct cli_option *all, size_t n)
+{
     printf("usage: tightkv %s %s\n\n%s\n\n", s->command, s->operands, s->about);
     for (size_t i = 0; i < n; i++)
         print_option(&all[i]);
 }
 
-static void list_add(struct cli_list *list, const char *item) {
+static void list_add(struct cli_list *list, const char *item)
+{
     list->items = cli_grow(list->items, list->n + 1, sizeof(*list->items));
     list->items[list->n++] = item;
 }
 
 /* argv's strings may be written to: commas become terminators. */
-static void list_add_split(struct cli_list *list, char *text) {
+static void list_add_split(struct cli_list *list, char *text)
+{
     for (char *item = strtok(text, ","); item; item = strtok(NULL, ","))
         list_add(list, item);
 }
 
-void cli_list_free(struct cli_list *list) {
+void cli_list_free(struct cli_list *list)
+{
     free(list->items);
     *list = (struct cli_list){0};
 }
 
-static int set_count(const struct cli_syntax *s, const struct cli_option *o, const char *text) {
+static int set_count(const struct cli_syntax *s, const struct cli_option *o, const char *text)
+{
     int64_t low = o->low, high = o->high;
     if (low == 0 && high == 0)
         low = 1, high = INT32_MAX;
     char *end;
     long long v = strtoll(text, &end, 10);
     if (end == text || *end || v < low || v > high)
-        return cli_misuse(s->command, "--%s is a number from %lld to %lld, not '%s'", o->name, (long long)low,
-                          (long long)high, text);
+        return cli_misuse(s->command, "--%s is a number from %lld to %lld, not '%s'", o->name,
+                          (long long)low, (long long)high, text);
     *(int64_t *)o->value = v;
     return CLI_OK;
 }
 
-static int set_value(const struct cli_syntax *s, const struct cli_option *o, char *text) {
+static int set_value(const struct cli_syntax *s, const struct cli_option *o, char *text)
+{
     char *end;
     switch (o->kind) {
-    case CLI_FLAG: *(bool *)o->value = true; return CLI_OK;
-    case CLI_TEXT: *(const char **)o->value = text; return CLI_OK;
-    case CLI_COUNT: return set_count(s, o, text);
+    case CLI_FLAG:
+        *(bool *)o->value = true;
+        return CLI_OK;
+    case CLI_TEXT:
+        *(const char **)o->value = text;
+        return CLI_OK;
+    case CLI_COUNT:
+        return set_count(s, o, text);
     case CLI_REAL:
         *(double *)o->value = strtod(text, &end);
         if (end == text || *end || !isfinite(*(double *)o->value))
@@ -99,10 +113,11 @@ static int set_value(const struct cli_syntax *s, const struct cli_option *o, cha
 }
 
 /* getopt's tables for `all`: short letters and long names, ids from FIRST_ID on. */
-static void make_tables(const struct cli_syntax *s, const struct cli_option *all, size_t n, char *letters,
-                        struct option *longs) {
-    /* '+': stop at the first operand, for what follows is a program's; ':': tell a missing argument from an unknown
-     * option. */
+static void make_tables(const struct cli_syntax *s, const struct cli_option *all, size_t n,
+                        char *letters, struct option *longs)
+{
+    /* '+': stop at the first operand, for what follows is a program's; ':': tell a missing
+     * argument from an unknown option. */
     if (strstr(s->operands, "--"))
         *letters++ = '+';
     *letters++ = ':';
@@ -119,7 +134,8 @@ static void make_tables(const struct cli_syntax *s, const struct cli_option *all
     longs[n] = (struct option){0};
 }
 
-static const struct cli_option *option_of(int id, const struct cli_option *all, size_t n) {
+static const struct cli_option *option_of(int id, const struct cli_option *all, size_t n)
+{
     if (id >= FIRST_ID)
         return &all[id - FIRST_ID];
     for (size_t i = 0; i < n; i++)
@@ -128,7 +144,9 @@ static const struct cli_option *option_of(int id, const struct cli_option *all, 
     return NULL;
 }
 
-static int parse_all(const struct cli_syntax *s, const struct cli_option *all, size_t n, int argc, char **argv) {
+static int parse_all(const struct cli_syntax *s, const struct cli_option *all, size_t n, int argc,
+                     char **argv)
+{
     char letters[3 + 2 * MAX_OPTIONS];
     struct option longs[MAX_OPTIONS + 1];
     make_tables(s, all, n, letters, longs);
@@ -147,16 +165,20 @@ static int parse_all(const struct cli_syntax *s, const struct cli_option *all, s
     return CLI_OK;
 }
 
-int cli_parse(const struct cli_syntax *s, struct cli_common *common, int argc, char **argv) {
+int cli_parse(const struct cli_syntax *s, struct cli_common *common, int argc, char **argv)
+{
     bool quiet = false, verbose = false, help = false;
     long n_cpus = sysconf(_SC_NPROCESSORS_ONLN);
     *common = (struct cli_common){.cpu_mask = TKV_CPU_ALL};
     const struct cli_option shared[] = {
-        {"threads", 't', CLI_COUNT, &common->n_threads, "N", "threads (default: all processors)", 1, 1024, false},
-        {"cpu", 0, CLI_TEXT, &common->cpu, "LEVEL", "kernels up to ref, avx2, avx512, bf16, neon or dotprod", 0, 0, false},
+        {"threads", 't', CLI_COUNT, &common->n_threads, "N", "threads (default: all processors)", 1,
+         1024, false},
+        {"cpu", 0, CLI_TEXT, &common->cpu, "LEVEL",
+         "kernels up to ref, avx2, avx512, bf16, neon or dotprod", 0, 0, false},
         {"json", 0, CLI_FLAG, &common->json, NULL, "results as JSON on stdout", 0, 0, false},
         {"quiet", 'q', CLI_FLAG, &quiet, NULL, "errors only on stderr", 0, 0, false},
-        {"verbose", 'v', CLI_FLAG, &verbose, NULL, "more talk on stderr, llama.cpp's too", 0, 0, false},
+        {"verbose", 'v', CLI_FLAG, &verbose, NULL, "more talk on stderr, llama.cpp's too", 0, 0,
+         false},
         {"help", 'h', CLI_FLAG, &help, NULL, "this text", 0, 0, false},
     };
     enum { N_SHARED = sizeof(shared) / sizeof(shared[0]) };
@@ -165,7 +187,7 @@ int cli_parse(const struct cli_syntax *s, struct cli_common *common, int argc, c
         return -1 - cli_misuse(s->command, "too many options in the command's table");
     if (s->n_options)
         if (s->n_options)
-        memcpy(all, s->options, s->n_options * sizeof(*all));
+            memcpy(all, s->options, s->n_options * sizeof(*all));
     memcpy(all + s->n_options, shared, sizeof(shared));
 
     int rc = parse_all(s, all, s->n_options + N_SHARED, argc, argv);
@@ -176,7 +198,8 @@ int cli_parse(const struct cli_syntax *s, struct cli_common *common, int argc, c
         return -1 - CLI_OK;
     }
     if (common->cpu && !cpu_mask_of(common->cpu, &common->cpu_mask))
-        return -1 - cli_misuse(s->command, "--cpu is ref, avx2, avx512, bf16, neon, dotprod or all, not '%s'",
+        return -1 - cli_misuse(s->command,
+                               "--cpu is ref, avx2, avx512, bf16, neon, dotprod or all, not '%s'",
                                common->cpu);
     common->threads_given = common->n_threads > 0;
     if (!common->threads_given)
@@ -185,7 +208,8 @@ int cli_parse(const struct cli_syntax *s, struct cli_common *common, int argc, c
     return optind;
 }
 
-void cli_export_cpu(const struct cli_common *common) {
+void cli_export_cpu(const struct cli_common *common)
+{
     if (!common->cpu)
         return;
     char mask[16];
@@ -193,7 +217,8 @@ void cli_export_cpu(const struct cli_common *common) {
     setenv("TIGHTKV_CPU", mask, 1);
 }
 
-size_t cli_parse_numbers(const char *text, int64_t high, int64_t *out, size_t capacity) {
+size_t cli_parse_numbers(const char *text, int64_t high, int64_t *out, size_t capacity)
+{
     size_t n = 0;
     for (;;) {
         char *end;

@@ -13,13 +13,16 @@ struct share {
     size_t first, last;
 };
 
-static void *run_share(void *arg) {
+static void *run_share(void *arg)
+{
     struct share *s = arg;
     s->fn(s->user, s->first, s->last);
     return NULL;
 }
 
-void parallel_for(size_t n, int n_threads, void (*fn)(void *user, size_t first, size_t last), void *user) {
+void parallel_for(size_t n, int n_threads, void (*fn)(void *user, size_t first, size_t last),
+                  void *user)
+{
     size_t n_shares = n_threads < 1 ? 1 : n_threads > MAX_THREADS ? MAX_THREADS : (size_t)n_threads;
     struct share shares[MAX_THREADS];
     pthread_t threads[MAX_THREADS];

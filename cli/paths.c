@@ -8,7 +8,8 @@
 #define PLUGIN_NAME "libggml-tightkv.so"
 
 /* The folder of the running executable; "." where the system does not tell. */
-static char *executable_dir(void) {
+static char *executable_dir(void)
+{
     char path[4096];
     ssize_t n = readlink("/proc/self/exe", path, sizeof(path) - 1);
     if (n <= 0)
@@ -19,23 +20,27 @@ static char *executable_dir(void) {
     return cli_format("%s", path);
 }
 
-static bool exists(const char *path) {
+static bool exists(const char *path)
+{
     return access(path, R_OK) == 0;
 }
 
 /* Takes `path`: gives it back when there is such a file, else frees it. */
-static char *if_exists(char *path) {
+static char *if_exists(char *path)
+{
     if (exists(path))
         return path;
     free(path);
     return NULL;
 }
 
-char *cli_look_for_plugin(void) {
+char *cli_look_for_plugin(void)
+{
     const char *given = getenv("TIGHTKV_PLUGIN");
     if (given && *given)
         return if_exists(cli_format("%s", given));
-    static const char *const beside[] = {"", "../lib/", "../" TKV_INSTALL_LIBDIR "/", "../lib/tightkv/"};
+    static const char *const beside[] = {"", "../lib/", "../" TKV_INSTALL_LIBDIR "/",
+                                         "../lib/tightkv/"};
     char *dir = executable_dir(), *found = NULL;
     for (size_t i = 0; !found && i < sizeof(beside) / sizeof(beside[0]); i++)
         found = if_exists(cli_format("%s/%s%s", dir, beside[i], PLUGIN_NAME));
@@ -43,15 +48,19 @@ char *cli_look_for_plugin(void) {
     return found;
 }
 
-char *cli_find_plugin(void) {
+char *cli_find_plugin(void)
+{
     char *found = cli_look_for_plugin();
     if (!found)
-        cli_fail("no plug-in %s beside the command or in ../lib; build it (make build), or name it in "
-                 "TIGHTKV_PLUGIN", PLUGIN_NAME);
+        cli_fail(
+            "no plug-in %s beside the command or in ../lib; build it (make build), or name it in "
+            "TIGHTKV_PLUGIN",
+            PLUGIN_NAME);
     return found;
 }
 
-char *cli_find_data(const char *name) {
+char *cli_find_data(const char *name)
+{
     const char *given = getenv("TIGHTKV_DATA");
     if (given && *given) {
         char *found = if_exists(cli_format("%s/%s", given, name));
@@ -65,12 +74,15 @@ char *cli_find_data(const char *name) {
         found = if_exists(cli_format("%s/%s", TKV_MODELS_DIR, name));
     free(dir);
     if (!found)
-        cli_fail("no models/%s; run from a complete checkout, or name the folder that has it in TIGHTKV_DATA", name);
+        cli_fail("no models/%s; run from a complete checkout, or name the folder that has it in "
+                 "TIGHTKV_DATA",
+                 name);
     return found;
 }
 
 /* The folder of libllama.so in a build, a build's bin, or a prefix. */
-static char *llama_bin_in(const char *dir) {
+static char *llama_bin_in(const char *dir)
+{
     static const char *const below[] = {"", "/bin", "/build/bin", "/lib"};
     for (size_t i = 0; i < sizeof(below) / sizeof(below[0]); i++) {
         char *lib = cli_format("%s%s/libllama.so", dir, below[i]);
@@ -82,7 +94,8 @@ static char *llama_bin_in(const char *dir) {
     return NULL;
 }
 
-char *cli_look_for_llama_bin(void) {
+char *cli_look_for_llama_bin(void)
+{
     const char *given = getenv("TIGHTKV_LLAMA_DIR");
     if (given && *given)
         return llama_bin_in(given);
@@ -90,27 +103,34 @@ char *cli_look_for_llama_bin(void) {
     if (found)
         return found;
     const char *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
-    char *dir = cache && *cache ? cli_format("%s/tightkv/llama.cpp-" TKV_LLAMA_VERSION "/build", cache)
-                                : cli_format("%s/.cache/tightkv/llama.cpp-" TKV_LLAMA_VERSION "/build", home ? home : "");
+    char *dir = cache && *cache
+                    ? cli_format("%s/tightkv/llama.cpp-" TKV_LLAMA_VERSION "/build", cache)
+                    : cli_format("%s/.cache/tightkv/llama.cpp-" TKV_LLAMA_VERSION "/build",
+                                 home ? home : "");
     found = llama_bin_in(dir);
     free(dir);
     return found;
 }
 
-char *cli_find_llama_bin(void) {
+char *cli_find_llama_bin(void)
+{
     char *found = cli_look_for_llama_bin();
     const char *given = getenv("TIGHTKV_LLAMA_DIR");
     if (!found && given && *given)
-        cli_fail("no libllama.so in TIGHTKV_LLAMA_DIR=%s; name a build of llama.cpp " TKV_LLAMA_VERSION
-                 " with shared libraries", given);
+        cli_fail(
+            "no libllama.so in TIGHTKV_LLAMA_DIR=%s; name a build of llama.cpp " TKV_LLAMA_VERSION
+            " with shared libraries",
+            given);
     else if (!found)
-        cli_fail("llama.cpp " TKV_LLAMA_VERSION " is not built; run make build, or name a build of it in "
+        cli_fail("llama.cpp " TKV_LLAMA_VERSION
+                 " is not built; run make build, or name a build of it in "
                  "TIGHTKV_LLAMA_DIR");
     return found;
 }
 
 /* A name with a slash is a path; else PATH is searched, as execvp(3) does. */
-static char *program_in_path(const char *name) {
+static char *program_in_path(const char *name)
+{
     if (strchr(name, '/'))
         return access(name, X_OK) == 0 ? cli_format("%s", name) : NULL;
     const char *path = getenv("PATH");
@@ -125,7 +145,8 @@ static char *program_in_path(const char *name) {
     return NULL;
 }
 
-char *cli_find_program(const char *name) {
+char *cli_find_program(const char *name)
+{
     char *found = program_in_path(name);
     if (found)
         return found;
@@ -138,7 +159,8 @@ char *cli_find_program(const char *name) {
             free(candidate);
     }
     if (!found)
-        cli_fail("no program '%s' in PATH%s%s; give its path", name, bin ? " or in " : "", bin ? bin : "");
+        cli_fail("no program '%s' in PATH%s%s; give its path", name, bin ? " or in " : "",
+                 bin ? bin : "");
     free(bin);
     return found;
 }

@@ -6,11 +6,14 @@
 #include <string.h>
 #include <unistd.h>
 
-/* llama.cpp pads contexts to 256 cells; asking for such a size keeps our count and its count equal. */
+/* llama.cpp pads contexts to 256 cells; asking for such a size keeps our count and its count
+ * equal. */
 enum { CTX_STEP = 256 };
 
-int session_open(struct session *s, struct cli_llama *l, const char *path, int n_threads) {
-    *s = (struct session){.llama = l, .path = path, .n_threads = n_threads, .n_ubatch = SESSION_UBATCH};
+int session_open(struct session *s, struct cli_llama *l, const char *path, int n_threads)
+{
+    *s = (struct session){
+        .llama = l, .path = path, .n_threads = n_threads, .n_ubatch = SESSION_UBATCH};
     if (access(path, R_OK) != 0)
         return cli_fail("cannot open model %s: %s", path, strerror(errno));
     /* Only our device: what a real GPU would do is no part of the comparison. */
@@ -30,13 +33,16 @@ int session_open(struct session *s, struct cli_llama *l, const char *path, int n
     return CLI_OK;
 }
 
-void session_close(struct session *s) {
+void session_close(struct session *s)
+{
     if (s->model)
         s->llama->api.llama_model_free(s->model);
     s->model = NULL;
 }
 
-struct llama_context *session_context(struct session *s, const struct session_cache *cache, size_t n_ctx) {
+struct llama_context *session_context(struct session *s, const struct session_cache *cache,
+                                      size_t n_ctx)
+{
     struct cli_llama *l = s->llama;
     cli_llama_error(true);
     if (cache->spec && l->configure(cache->spec) != TKV_OK) {
@@ -61,16 +67,19 @@ struct llama_context *session_context(struct session *s, const struct session_ca
     return ctx;
 }
 
-void session_free(struct session *s, struct llama_context *ctx) {
+void session_free(struct session *s, struct llama_context *ctx)
+{
     if (ctx)
         s->llama->api.llama_free(ctx);
 }
 
 /* One llama_decode(); `outputs` marks the rows whose logits are wanted. */
-static int decode_batch(struct session *s, struct llama_context *ctx, const llama_token *ids, size_t n,
-                        int8_t *outputs) {
+static int decode_batch(struct session *s, struct llama_context *ctx, const llama_token *ids,
+                        size_t n, int8_t *outputs)
+{
     /* llama_batch has no const; llama_decode() does not write to the tokens. */
-    struct llama_batch batch = {.n_tokens = (int32_t)n, .token = (llama_token *)ids, .logits = outputs};
+    struct llama_batch batch = {
+        .n_tokens = (int32_t)n, .token = (llama_token *)ids, .logits = outputs};
     cli_llama_error(true);
     int rc = s->llama->api.llama_decode(ctx, batch);
     if (rc == 0)
@@ -80,7 +89,8 @@ static int decode_batch(struct session *s, struct llama_context *ctx, const llam
 }
 
 int session_decode(struct session *s, struct llama_context *ctx, const llama_token *ids, size_t n,
-                   session_logits_fn fn, void *user) {
+                   session_logits_fn fn, void *user)
+{
     int8_t *outputs = cli_alloc(s->n_ubatch, 1);
     memset(outputs, fn ? 1 : 0, s->n_ubatch);
     int rc = CLI_OK;
@@ -94,8 +104,9 @@ int session_decode(struct session *s, struct llama_context *ctx, const llama_tok
     return rc;
 }
 
-int session_decode_last(struct session *s, struct llama_context *ctx, const llama_token *ids, size_t n,
-                        const float **logits) {
+int session_decode_last(struct session *s, struct llama_context *ctx, const llama_token *ids,
+                        size_t n, const float **logits)
+{
     int8_t wanted = 1;
     int rc = session_decode(s, ctx, ids, n - 1, NULL, NULL);
     if (rc == CLI_OK)
@@ -105,13 +116,16 @@ int session_decode_last(struct session *s, struct llama_context *ctx, const llam
     return rc;
 }
 
-int session_tokenize(struct session *s, const char *text, size_t n_bytes, bool bos, struct session_tokens *out) {
+int session_tokenize(struct session *s, const char *text, size_t n_bytes, bool bos,
+                     struct session_tokens *out)
+{
     if (n_bytes > INT32_MAX)
         return cli_fail("a text of %zu bytes is too long; give less than 2 GiB", n_bytes);
     const struct llama_api *api = &s->llama->api;
     size_t capacity = n_bytes + 8;
     llama_token *ids = cli_alloc(capacity, sizeof(*ids));
-    int32_t n = api->llama_tokenize(s->vocab, text, (int32_t)n_bytes, ids, (int32_t)capacity, bos, false);
+    int32_t n =
+        api->llama_tokenize(s->vocab, text, (int32_t)n_bytes, ids, (int32_t)capacity, bos, false);
     if (n < 0) {
         free(ids);
         return cli_fail("the model's tokenizer cannot take this text");
@@ -120,14 +134,16 @@ int session_tokenize(struct session *s, const char *text, size_t n_bytes, bool b
     return CLI_OK;
 }
 
-void session_print_token(struct session *s, llama_token id, FILE *f) {
+void session_print_token(struct session *s, llama_token id, FILE *f)
+{
     char piece[256];
     int32_t n = s->llama->api.llama_token_to_piece(s->vocab, id, piece, sizeof(piece), 0, false);
     if (n > 0)
         fwrite(piece, 1, (size_t)n, f);
 }
 
-int session_save(struct session *s, struct llama_context *ctx, struct session_state *state) {
+int session_save(struct session *s, struct llama_context *ctx, struct session_state *state)
+{
     const struct llama_api *api = &s->llama->api;
     size_t n = api->llama_state_seq_get_size(ctx, 0);
     *state = (struct session_state){cli_alloc(n, 1), 0};
@@ -135,15 +151,18 @@ int session_save(struct session *s, struct llama_context *ctx, struct session_st
     return state->n_bytes ? CLI_OK : cli_fail("llama.cpp cannot save the state of %s", s->path);
 }
 
-int session_restore(struct session *s, struct llama_context *ctx, const struct session_state *state) {
+int session_restore(struct session *s, struct llama_context *ctx, const struct session_state *state)
+{
     const struct llama_api *api = &s->llama->api;
     api->llama_memory_clear(api->llama_get_memory(ctx), true);
     if (api->llama_state_seq_set_data(ctx, state->data, state->n_bytes, 0) == 0)
-        return cli_fail("llama.cpp cannot restore a state of %s: %s", s->path, cli_llama_error(false));
+        return cli_fail("llama.cpp cannot restore a state of %s: %s", s->path,
+                        cli_llama_error(false));
     return CLI_OK;
 }
 
-size_t session_argmax(const float *values, size_t n) {
+size_t session_argmax(const float *values, size_t n)
+{
     size_t best = 0;
     for (size_t i = 1; i < n; i++)
         if (values[i] > values[best])
@@ -151,14 +170,17 @@ size_t session_argmax(const float *values, size_t n) {
     return best;
 }
 
-double session_type_bits(const struct session *s, enum ggml_type type) {
+double session_type_bits(const struct session *s, enum ggml_type type)
+{
     int64_t n = s->llama->api.ggml_blck_size(type);
     return 8.0 * (double)s->llama->api.ggml_row_size(type, n) / (double)n;
 }
 
-bool session_find_type(const struct cli_llama *l, const char *name, enum ggml_type *type) {
-    static const enum ggml_type known[] = {GGML_TYPE_F32,  GGML_TYPE_F16,  GGML_TYPE_BF16,   GGML_TYPE_Q8_0, GGML_TYPE_Q4_0,
-                                           GGML_TYPE_Q4_1, GGML_TYPE_Q5_0, GGML_TYPE_IQ4_NL, GGML_TYPE_Q5_1};
+bool session_find_type(const struct cli_llama *l, const char *name, enum ggml_type *type)
+{
+    static const enum ggml_type known[] = {GGML_TYPE_F32,  GGML_TYPE_F16,    GGML_TYPE_BF16,
+                                           GGML_TYPE_Q8_0, GGML_TYPE_Q4_0,   GGML_TYPE_Q4_1,
+                                           GGML_TYPE_Q5_0, GGML_TYPE_IQ4_NL, GGML_TYPE_Q5_1};
     for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++) {
         if (strcmp(l->api.ggml_type_name(known[i]), name) != 0)
             continue;

@@ -32,22 +32,26 @@ struct session_tokens {
 int session_open(struct session *s, struct cli_llama *l, const char *path, int n_threads);
 void session_close(struct session *s);
 
-/* A context for n_ctx tokens of one sequence; NULL after a line on stderr. Freed with session_free(). */
-struct llama_context *session_context(struct session *s, const struct session_cache *cache, size_t n_ctx);
+/* A context for n_ctx tokens of one sequence; NULL after a line on stderr. Freed with
+ * session_free(). */
+struct llama_context *session_context(struct session *s, const struct session_cache *cache,
+                                      size_t n_ctx);
 void session_free(struct session *s, struct llama_context *ctx);
 
-/* Decodes tokens after those in the context. Where `fn` is not NULL every token gives a row of n_vocab
- * logits: fn(user, logits, i, n) is called with those of tokens [i, i + n). */
+/* Decodes tokens after those in the context. Where `fn` is not NULL every token gives a row of
+ * n_vocab logits: fn(user, logits, i, n) is called with those of tokens [i, i + n). */
 typedef void (*session_logits_fn)(void *user, const float *logits, size_t i, size_t n);
 int session_decode(struct session *s, struct llama_context *ctx, const llama_token *ids, size_t n,
                    session_logits_fn fn, void *user);
 
-/* Decodes tokens and gives the last one's logits in `logits` (of llama.cpp, valid until the next decode). */
-int session_decode_last(struct session *s, struct llama_context *ctx, const llama_token *ids, size_t n,
-                        const float **logits);
+/* Decodes tokens and gives the last one's logits in `logits` (of llama.cpp, valid until the next
+ * decode). */
+int session_decode_last(struct session *s, struct llama_context *ctx, const llama_token *ids,
+                        size_t n, const float **logits);
 
 /* Tokens of a text, BOS first when asked and the model wants it. */
-int session_tokenize(struct session *s, const char *text, size_t n_bytes, bool bos, struct session_tokens *out);
+int session_tokenize(struct session *s, const char *text, size_t n_bytes, bool bos,
+                     struct session_tokens *out);
 
 /* Writes a token's text to `f`. */
 void session_print_token(struct session *s, llama_token id, FILE *f);
@@ -58,7 +62,8 @@ struct session_state {
     size_t n_bytes;
 };
 int session_save(struct session *s, struct llama_context *ctx, struct session_state *state);
-int session_restore(struct session *s, struct llama_context *ctx, const struct session_state *state);
+int session_restore(struct session *s, struct llama_context *ctx,
+                    const struct session_state *state);
 
 /* Index of the largest of n values, the first among equals. */
 size_t session_argmax(const float *values, size_t n);

@@ -5,7 +5,8 @@
 
 #include "bench_tools.h"
 
-llama_token *speed_tokens(const struct session *s, size_t n) {
+llama_token *speed_tokens(const struct session *s, size_t n)
+{
     llama_token *ids = cli_alloc(n, sizeof(*ids));
     uint64_t x = 1;
     for (size_t i = 0; i < n; i++) {
@@ -15,10 +16,11 @@ llama_token *speed_tokens(const struct session *s, size_t n) {
     return ids;
 }
 
-/* Brings the context to the depth. One token is decoded on it, so that what a restore puts off is done before the
- * clock starts; `keep` leaves that token in. */
-static int go_to(struct session *s, struct llama_context *ctx, const struct speed_depth *depth, llama_token warm,
-                 bool keep) {
+/* Brings the context to the depth. One token is decoded on it, so that what a restore puts off
+ * is done before the clock starts; `keep` leaves that token in. */
+static int go_to(struct session *s, struct llama_context *ctx, const struct speed_depth *depth,
+                 llama_token warm, bool keep)
+{
     const struct llama_api *api = &s->llama->api;
     int rc = CLI_OK;
     if (depth->n_tokens > 0)
@@ -27,14 +29,16 @@ static int go_to(struct session *s, struct llama_context *ctx, const struct spee
         api->llama_memory_clear(api->llama_get_memory(ctx), true);
     if (rc == CLI_OK)
         rc = session_decode(s, ctx, &warm, 1, NULL, NULL);
-    if (rc == CLI_OK && !keep && !api->llama_memory_seq_rm(api->llama_get_memory(ctx), 0, (llama_pos)depth->n_tokens, -1))
+    if (rc == CLI_OK && !keep &&
+        !api->llama_memory_seq_rm(api->llama_get_memory(ctx), 0, (llama_pos)depth->n_tokens, -1))
         rc = cli_fail("%s cannot forget a token; its speed is not measured", s->path);
     api->llama_synchronize(ctx);
     return rc;
 }
 
-int speed_prefill(struct session *s, struct llama_context *ctx, const struct speed_depth *depth, const llama_token *ids,
-                  size_t n, double *tok_s) {
+int speed_prefill(struct session *s, struct llama_context *ctx, const struct speed_depth *depth,
+                  const llama_token *ids, size_t n, double *tok_s)
+{
     int rc = go_to(s, ctx, depth, ids[0], false);
     if (rc != CLI_OK)
         return rc;
@@ -45,8 +49,9 @@ int speed_prefill(struct session *s, struct llama_context *ctx, const struct spe
     return rc;
 }
 
-int speed_decode(struct session *s, struct llama_context *ctx, const struct speed_depth *depth, const llama_token *ids,
-                 size_t n, double *tok_s) {
+int speed_decode(struct session *s, struct llama_context *ctx, const struct speed_depth *depth,
+                 const llama_token *ids, size_t n, double *tok_s)
+{
     int rc = go_to(s, ctx, depth, ids[0], true);
     double *seconds = cli_alloc(n, sizeof(*seconds));
     for (size_t i = 0; i < n && rc == CLI_OK; i++) {

@@ -15,10 +15,11 @@ struct speed_depth {
 /* Tokens without meaning, the same every time: speed does not depend on them. Freed with free(). */
 llama_token *speed_tokens(const struct session *s, size_t n);
 
-/* Tokens a second of n tokens in batches, and of n tokens one by one (the median step), at this depth. */
-int speed_prefill(struct session *s, struct llama_context *ctx, const struct speed_depth *depth, const llama_token *ids,
-                  size_t n, double *tok_s);
-int speed_decode(struct session *s, struct llama_context *ctx, const struct speed_depth *depth, const llama_token *ids,
-                 size_t n, double *tok_s);
+/* Tokens a second of n tokens in batches, and of n tokens one by one (the median step), at this
+ * depth. */
+int speed_prefill(struct session *s, struct llama_context *ctx, const struct speed_depth *depth,
+                  const llama_token *ids, size_t n, double *tok_s);
+int speed_decode(struct session *s, struct llama_context *ctx, const struct speed_depth *depth,
+                 const llama_token *ids, size_t n, double *tok_s);
 
 #endif

@@ -4,7 +4,8 @@
 
 #include "cli.h"
 
-void cli_table_print(const char *const *cells, size_t n_rows, size_t n_columns) {
+void cli_table_print(const char *const *cells, size_t n_rows, size_t n_columns)
+{
     size_t *widths = cli_alloc(n_columns, sizeof(*widths));
     for (size_t i = 0; i < n_rows * n_columns; i++) {
         size_t width = strlen(cells[i]);

@@ -6,13 +6,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-static void print_line(const char *format, va_list args) {
+static void print_line(const char *format, va_list args)
+{
     fflush(stdout);
     fputs("tightkv: ", stderr);
-    vfprintf(stderr, format, args);
+    vfprintf(stderr, format, args); /* NOLINT(clang-analyzer-valist.Uninitialized): it is */
 }
 
-int cli_fail(const char *format, ...) {
+int cli_fail(const char *format, ...)
+{
     va_list args;
     va_start(args, format);
     print_line(format, args);
@@ -21,7 +23,8 @@ int cli_fail(const char *format, ...) {
     return CLI_DATA;
 }
 
-int cli_misuse(const char *command, const char *format, ...) {
+int cli_misuse(const char *command, const char *format, ...)
+{
     va_list args;
     va_start(args, format);
     print_line(format, args);
@@ -30,7 +33,8 @@ int cli_misuse(const char *command, const char *format, ...) {
     return CLI_USAGE;
 }
 
-void cli_say(cli_level level, cli_level at, const char *format, ...) {
+void cli_say(cli_level level, cli_level at, const char *format, ...)
+{
     if (level < at)
         return;
     va_list args;
@@ -40,7 +44,8 @@ void cli_say(cli_level level, cli_level at, const char *format, ...) {
     fputc('\n', stderr);
 }
 
-static void *checked(void *ptr, size_t n, size_t size) {
+static void *checked(void *ptr, size_t n, size_t size)
+{
     if (!ptr) {
         cli_fail("no memory for %zu x %zu bytes; free some, or take a smaller --ctx", n, size);
         exit(CLI_DATA);
@@ -48,20 +53,23 @@ static void *checked(void *ptr, size_t n, size_t size) {
     return ptr;
 }
 
-void *cli_alloc(size_t n, size_t size) {
+void *cli_alloc(size_t n, size_t size)
+{
     return checked(calloc(n ? n : 1, size), n, size);
 }
 
-void *cli_grow(void *ptr, size_t n, size_t size) {
+void *cli_grow(void *ptr, size_t n, size_t size)
+{
     if (size && n > SIZE_MAX / size)
         return checked(NULL, n, size);
     return checked(realloc(ptr, n && size ? n * size : 1), n, size);
 }
 
-char *cli_format(const char *format, ...) {
+char *cli_format(const char *format, ...)
+{
     va_list args;
     va_start(args, format);
-    int n = vsnprintf(NULL, 0, format, args);
+    int n = vsnprintf(NULL, 0, format, args); /* NOLINT(clang-analyzer-valist.Uninitialized) */
     va_end(args);
     char *text = cli_alloc((size_t)n + 1, 1);
     va_start(args, format);
@@ -70,7 +78,8 @@ char *cli_format(const char *format, ...) {
     return text;
 }
 
-char *cli_read_file(const char *path, size_t *n_bytes) {
+char *cli_read_file(const char *path, size_t *n_bytes)
+{
     FILE *f = strcmp(path, "-") == 0 ? stdin : fopen(path, "rb");
     if (!f) {
         cli_fail("cannot open %s: %s", path, strerror(errno));

@@ -16,7 +16,8 @@ struct sample {
     int32_t targets[ROWS];
 };
 
-static void fill(struct sample *s) {
+static void fill(struct sample *s)
+{
     uint64_t x = 3;
     for (size_t i = 0; i < ROWS * VOCAB; i++) {
         x = x * 6364136223846793005U + 1442695040888963407U;
@@ -27,22 +28,26 @@ static void fill(struct sample *s) {
         s->targets[i] = (i * 97) % VOCAB;
 }
 
-static long double plain_lse(const float *row) {
+static long double plain_lse(const float *row)
+{
     long double sum = 0;
     for (size_t i = 0; i < VOCAB; i++)
         sum += expl((long double)row[i]);
     return logl(sum);
 }
 
-static long double plain_kld(const float *p, const float *q) {
+static long double plain_kld(const float *p, const float *q)
+{
     long double kld = 0, lse_p = plain_lse(p), lse_q = plain_lse(q);
     for (size_t i = 0; i < VOCAB; i++)
-        kld += expl((long double)p[i] - lse_p) * ((long double)p[i] - lse_p - ((long double)q[i] - lse_q));
+        kld += expl((long double)p[i] - lse_p) *
+               ((long double)p[i] - lse_p - ((long double)q[i] - lse_q));
     return kld;
 }
 
 /* In pieces of 10 rows, as batches come. */
-static void run(const struct sample *s, const float *other, int n_threads, struct metrics *m) {
+static void run(const struct sample *s, const float *other, int n_threads, struct metrics *m)
+{
     struct metrics_reference r;
     metrics_reference_init(&r, ROWS, VOCAB);
     for (size_t i = 0; i < ROWS; i += 10) {
@@ -53,7 +58,8 @@ static void run(const struct sample *s, const float *other, int n_threads, struc
     metrics_reference_free(&r);
 }
 
-static void test_against_plain(void **state) {
+static void test_against_plain(void **state)
+{
     (void)state;
     static struct sample s;
     fill(&s);
@@ -77,7 +83,8 @@ static void test_against_plain(void **state) {
     metrics_free(&threaded);
 }
 
-static void test_same_and_not_finite(void **state) {
+static void test_same_and_not_finite(void **state)
+{
     (void)state;
     static struct sample s;
     fill(&s);
@@ -96,7 +103,8 @@ static void test_same_and_not_finite(void **state) {
     metrics_free(&flipped);
 }
 
-static void test_quantiles(void **state) {
+static void test_quantiles(void **state)
+{
     (void)state;
     const float values[] = {5, 1, 4, 2, 3};
     assert_true(metrics_quantile(values, 5, .5) == 3);
@@ -105,8 +113,10 @@ static void test_quantiles(void **state) {
     assert_true(isnan(metrics_quantile(values, 0, .5)));
 }
 
-int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_against_plain), cmocka_unit_test(test_same_and_not_finite),
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_against_plain),
+                                       cmocka_unit_test(test_same_and_not_finite),
                                        cmocka_unit_test(test_quantiles)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
