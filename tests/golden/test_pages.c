@@ -1,0 +1,216 @@
+/* Golden pages: see README.md here. With --write DIR it writes the pages that are missing instead. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include <cmocka.h> /* needs those above */
+
+#include "base/half.h"
+#include "codec/codec.h"
+#include "tightkv/tightkv.h"
+
+#define TOKENS TKV_PAGE_TOKENS
+
+static const uint32_t head_dims[] = {48, 128};
+
+struct golden {
+    const struct tkv_codec_ops *ops;
+    tkv_kind kind;
+    uint32_t D;
+    size_t bytes;
+    uint16_t *rows;
+    uint8_t *page;
+    uint64_t hash;
+    double rel_mse;
+};
+
+static uint64_t splitmix64(uint64_t *state)
+{
+    uint64_t z = *state += 0x9e3779b97f4a7c15u;
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return z ^ (z >> 31);
+}
+
+static void make_rows(struct golden *g)
+{
+    uint64_t state = 1000 * (uint64_t)g->kind + g->D;
+    for (int t = 0; t < TOKENS; t++)
+        for (uint32_t d = 0; d < g->D; d++) {
+            const uint64_t r = splitmix64(&state);
+            const int32_t s =
+                (int32_t)((r & 0xffff) + (r >> 16 & 0xffff) + (r >> 32 & 0xffff) + (r >> 48));
+            const float x = ldexpf((float)(s - 131070), 5 * t % 7 - 19) + (d == 5 ? 16.0f : 0.0f);
+            g->rows[(size_t)t * g->D + d] = tkv_f32_to_half(x);
+        }
+}
+
+static uint64_t fnv1a64(const void *data, size_t n)
+{
+    uint64_t hash = 0xcbf29ce484222325u;
+    for (size_t i = 0; i < n; i++)
+        hash = (hash ^ ((const uint8_t *)data)[i]) * 0x100000001b3u;
+    return hash;
+}
+
+static tkv_context *context(uint32_t cpu_mask)
+{
+    tkv_context *ctx;
+    tkv_context_params params;
+    tkv_context_params_default(&params);
+    params.cpu_mask = cpu_mask;
+    return tkv_context_create(&params, &ctx, NULL) == TKV_OK ? ctx : NULL;
+}
+
+static tkv_codec codec_of(const struct golden *g)
+{
+    return (tkv_codec){.id = g->ops->id};
+}
+
+/* Makes the input and encodes it. */
+static tkv_status encode(struct golden *g, const struct tkv_codec_ops *ops, tkv_kind kind,
+                         uint32_t D, uint32_t cpu_mask)
+{
+    tkv_context *ctx = context(cpu_mask);
+    *g = (struct golden){.ops = ops, .kind = kind, .D = D};
+    g->bytes = tkv_page_bytes(codec_of(g), kind, D);
+    g->rows = malloc(sizeof(uint16_t) * TOKENS * D);
+    g->page = malloc(g->bytes);
+    make_rows(g);
+    const tkv_status status = tkv_encode(ctx, codec_of(g), kind, D, g->rows, TKV_F16,
+                                         sizeof(uint16_t) * D, TOKENS, g->page, g->bytes, NULL);
+    tkv_context_destroy(ctx);
+    return status;
+}
+
+/* Decodes g->page: the hash in the basis, the error of the rows. */
+static void decode(struct golden *g, uint32_t cpu_mask)
+{
+    const size_t n = (size_t)TOKENS * g->D;
+    struct tkv_kernels kernels;
+    tkv_context *ctx = context(cpu_mask);
+    float *x = malloc(n * sizeof *x);
+    tkv_kernels_init(&kernels, tkv_context_cpu(ctx));
+    const struct tkv_codec_env env = {.kernels = &kernels, .head_dim = g->D, .kind = g->kind};
+    g->ops->decode(&env, g->page, x);
+    g->hash = fnv1a64(x, n * sizeof *x);
+
+    double error = 0, energy = 0;
+    tkv_decode(ctx, codec_of(g), g->kind, g->D, g->page, g->bytes, x, TKV_F32, g->D * sizeof *x,
+               TOKENS, NULL);
+    for (size_t i = 0; i < n; i++) {
+        const double want = (double)tkv_half_to_f32(g->rows[i]);
+        error += (want - (double)x[i]) * (want - (double)x[i]);
+        energy += want * want;
+    }
+    g->rel_mse = error / energy;
+    free(x);
+    tkv_context_destroy(ctx);
+}
+
+static void release(struct golden *g)
+{
+    free(g->rows);
+    free(g->page);
+}
+
+static void folder_of(char *path, size_t size, const char *root, const struct tkv_codec_ops *ops)
+{
+    snprintf(path, size, "%s/%s/v1", root, ops->name);
+}
+
+static const uint32_t masks[] = {0, TKV_CPU_AVX2, TKV_CPU_ALL};
+
+/* One line of a manifest. */
+static void check_line(const char *folder, const struct tkv_codec_ops *ops, const char *line)
+{
+    char kind, file[64], path[512];
+    unsigned D;
+    unsigned long long hash;
+    double rel_mse;
+    assert_int_equal(sscanf(line, "%c %u %63s %llx %lf", &kind, &D, file, &hash, &rel_mse), 5);
+    snprintf(path, sizeof path, "%s/%s", folder, file);
+    for (size_t i = 0; i < sizeof masks / sizeof masks[0]; i++) {
+        struct golden g;
+        assert_int_equal(encode(&g, ops, kind == 'K' ? TKV_K : TKV_V, D, masks[i]), TKV_OK);
+        uint8_t *stored = malloc(g.bytes + 1);
+        FILE *f = fopen(path, "rb");
+        assert_non_null(f);
+        assert_int_equal(fread(stored, 1, g.bytes + 1, f), g.bytes);
+        fclose(f);
+        assert_memory_equal(g.page, stored, g.bytes);
+        memcpy(g.page, stored, g.bytes);
+        decode(&g, masks[i]);
+        assert_true(g.hash == hash);
+        assert_true(fabs(g.rel_mse - rel_mse) <= 1e-4 * rel_mse);
+        free(stored);
+        release(&g);
+    }
+}
+
+/* Every codec has golden pages, and they hold on every CPU level. */
+static void golden_pages(void **state)
+{
+    (void)state;
+    for (uint32_t i = 0; i < tkv_codec_registry_count(); i++) {
+        const struct tkv_codec_ops *ops = tkv_codec_by_index(i);
+        char folder[256], path[300], line[256];
+        size_t n_lines = 0;
+        folder_of(folder, sizeof folder, GOLDEN_DIR, ops);
+        snprintf(path, sizeof path, "%s/manifest", folder);
+        FILE *f = fopen(path, "r");
+        if (!f)
+            fail_msg("%s has no golden pages: %s is missing", ops->name, path);
+        for (; fgets(line, sizeof line, f); n_lines++)
+            check_line(folder, ops, line);
+        fclose(f);
+        assert_true(n_lines >= 4);
+    }
+}
+
+static int write_codec(const char *root, const struct tkv_codec_ops *ops)
+{
+    char folder[256], path[300];
+    snprintf(path, sizeof path, "%s/%s", root, ops->name);
+    mkdir(path, 0777);
+    folder_of(folder, sizeof folder, root, ops);
+    mkdir(folder, 0777);
+    snprintf(path, sizeof path, "%s/manifest", folder);
+    FILE *manifest = fopen(path, "wx");
+    if (!manifest)
+        return 0; /* there already: golden pages do not change */
+    for (size_t i = 0; i < 2 * sizeof head_dims / sizeof head_dims[0]; i++) {
+        struct golden g;
+        char file[32];
+        if (encode(&g, ops, (tkv_kind)(i % 2), head_dims[i / 2], TKV_CPU_ALL) != TKV_OK)
+            return 1;
+        decode(&g, TKV_CPU_ALL);
+        snprintf(file, sizeof file, "%c%u.page", i % 2 ? 'V' : 'K', g.D);
+        snprintf(path, sizeof path, "%s/%s", folder, file);
+        FILE *f = fopen(path, "wbx");
+        if (!f || fwrite(g.page, 1, g.bytes, f) != g.bytes || fclose(f) != 0)
+            return 1;
+        fprintf(manifest, "%c %u %s %016llx %.6e\n", file[0], g.D, file, (unsigned long long)g.hash,
+                g.rel_mse);
+        release(&g);
+    }
+    return fclose(manifest) != 0;
+}
+
+int main(int argc, char **argv)
+{
+    if (argc == 3 && strcmp(argv[1], "--write") == 0) {
+        int failed = 0;
+        for (uint32_t i = 0; i < tkv_codec_registry_count(); i++)
+            failed |= write_codec(argv[2], tkv_codec_by_index(i));
+        return failed;
+    }
+    const struct CMUnitTest tests[] = {cmocka_unit_test(golden_pages)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
