@@ -25,8 +25,7 @@ extern "C" {
  *   TIGHTKV_DEVICE  1: take part although a real GPU is present; 0: stay out
  *   TIGHTKV_SIZE    nominal: report buffers at f16 size (for builds of ggml with assertions);
  *                   coded (the default): report what the coded cache needs
- *   TIGHTKV_CPU     mask of CPU levels that may be used, as tkv_context_params.cpu_mask
- *   TIGHTKV_VERBOSE 1: log every operation that falls back, not only the first of each kind */
+ *   TIGHTKV_CPU     mask of CPU levels that may be used, as tkv_context_params.cpu_mask */
 
 /* Sums over the caches that exist. */
 struct tightkv_ggml_stats {
