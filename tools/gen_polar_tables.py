@@ -95,7 +95,7 @@ def emit(name, bits, radius_bytes):
     books = codebooks(bits)
     p, f = products(books, bits), leaves(books, bits)
     p_max, f_max = p.max(), np.abs(f).max()
-    unit = 32768 * p_max * f_max / (255 * 127 * 127)
+    unit = 32768 * p_max * f_max / (255.25 * 127 * 127)
     print("const struct tkv_polar_tables %s = {" % name)
     print("    .bits = %d,\n    .radius_bytes = %d,\n    .unit = %.9gf," % (bits, radius_bytes, unit))
     print("    .cos_sin = {")

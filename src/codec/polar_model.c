@@ -191,5 +191,5 @@ void tkv_polar_finish(struct tkv_polar_tables *tables)
             for (uint32_t c1 = 0; c1 < 16; c1++)
                 tables->f[q][tkv_polar_leaf_index(tables->bits, q, c1, c2)] =
                     (int8_t)rint(127 * leaf(tables, q, c1, c2) / f_max);
-    tables->unit = (float)(32768 * p_max * f_max / (255.0 * 127.0 * 127.0));
+    tables->unit = (float)(32768 * p_max * f_max / ((double)TKV_POLAR_RATIO_ONE * 127.0 * 127.0));
 }

@@ -120,6 +120,24 @@ static inline float tkv_polar_log_radius(uint32_t code)
     return code ? tkv_bits_f32(((steps >> 4) + 127 - 32) << 23 | tkv_polar_exp2_16[steps & 15]) : 0.0f;
 }
 
+/* Kernels take radii as 8-bit shares of the token's largest, whose own is this, rounded. Not 255: half of that, and of
+ * any integer, is a tie somewhere, which 1/x rounds either way. So logarithmic radii need no floats: see the table. */
+#define TKV_POLAR_RATIO_ONE 255.25f
+
+/* [d]: round(TKV_POLAR_RATIO_ONE * 2^(-d/16)), the share of a radius d steps below the largest. It is 1 for d of 127 to
+ * 143 and 0 from there on. */
+/* clang-format off */
+static const uint8_t tkv_polar_log_ratio[128] = {
+    255, 244, 234, 224, 215, 206, 197, 188, 180, 173, 166, 158, 152, 145, 139, 133, 128, 122, 117, 112,
+    107, 103, 98, 94, 90, 86, 83, 79, 76, 73, 70, 67, 64, 61, 59, 56, 54, 51, 49, 47,
+    45, 43, 41, 40, 38, 36, 35, 33, 32, 31, 29, 28, 27, 26, 25, 24, 23, 22, 21, 20,
+    19, 18, 17, 17, 16, 15, 15, 14, 13, 13, 12, 12, 11, 11, 10, 10, 9, 9, 9, 8,
+    8, 8, 7, 7, 7, 6, 6, 6, 6, 5, 5, 5, 5, 5, 4, 4, 4, 4, 4, 4,
+    3, 3, 3, 3, 3, 3, 3, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 1,
+    1, 1, 1, 1, 1, 1, 1, 1,
+};
+/* clang-format on */
+
 /* bf16 without sign, non-finite values taken as the largest finite one: any bytes decode. */
 static inline float tkv_polar_bf16_radius(const uint8_t *p)
 {

@@ -5,7 +5,7 @@
 const struct tkv_polar_tables tkv_polar_222 = {
     .bits = 2,
     .radius_bytes = 2,
-    .unit = 0.00586632745f,
+    .unit = 0.00586058178f,
     .cos_sin = {
         {{0.980785251f, 0.831469595f, 0.555570245f, 0.195090324f},
          {0.195090324f, 0.555570245f, 0.831469595f, 0.980785251f}}, /* level 1: 0.19635 0.58905 0.98175 1.37445 */
@@ -63,7 +63,7 @@ const struct tkv_polar_tables tkv_polar_222 = {
 const struct tkv_polar_tables tkv_polar_333 = {
     .bits = 3,
     .radius_bytes = 1,
-    .unit = 0.00666252297f,
+    .unit = 0.00665599748f,
     .cos_sin = {
         {{0.980785251f, 0.831469595f, 0.555570245f, 0.195090324f},
          {0.195090324f, 0.555570245f, 0.831469595f, 0.980785251f}}, /* level 1: 0.19635 0.58905 0.98175 1.37445 */

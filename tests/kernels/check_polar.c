@@ -52,13 +52,16 @@ static void tile(const struct tkv_kernels *k, const struct polar_args *a, tkv_ki
         k->polar_tile_v(a->tables, a->page, a->D, (int8_t *)out, scale);
 }
 
-/* Every byte is some page. */
-static void check_page_tile(struct check *c, struct polar_args *a, tkv_kind kind, const char *what)
+/* Every byte is some page; usual radii have paths of their own. */
+static void check_page_tile(struct check *c, struct polar_args *a, tkv_kind kind, bool usual, const char *what)
 {
     static uint8_t want[64 * 512];
     float scale[64];
     const char *name = kind == TKV_K ? "polar_tile_k" : "polar_tile_v";
     check_fill_bytes(c, a->page, a->page_bytes);
+    const size_t radius = tkv_polar_planes(a->D, a->tables->bits).radius;
+    for (size_t i = radius; usual && i < a->page_bytes; i++)
+        a->page[i] = a->page[i] % 9 ? (uint8_t)(TKV_POLAR_LOG_LOW + a->page[i] % 209) : 0;
     tile(&c->ref, a, kind, want, scale);
     tile(&c->now, a, kind, a->tile, a->scale);
     check_bytes(c, name, what, a->tile, want, (size_t)64 * a->D);
@@ -125,8 +128,10 @@ void check_polar(struct check *c)
             char what[32];
             alloc_args(&a, dims[i], tables[n]);
             snprintf(what, sizeof what, "D=%u bits=%u", a.D, tables[n]->bits);
-            check_page_tile(c, &a, TKV_K, what);
-            check_page_tile(c, &a, TKV_V, what);
+            for (int usual = 0; usual < 2; usual++) {
+                check_page_tile(c, &a, TKV_K, usual, what);
+                check_page_tile(c, &a, TKV_V, usual, what);
+            }
             for (int fill = 0; fill < FILL_NAN; fill++)
                 check_codes(c, &a, fill, what);
             if (c->bench && a.D == 128)

@@ -2,7 +2,7 @@
  *
  * A leaf is radius * (levels 4, 3) * (levels 2, 1). The tile computes it in integers:
  *
- *   r = round(255 * radius / largest radius of the token)
+ *   r = round(255.25 * radius / largest radius of the token)
  *   A = (r * p + 64) >> 7         amplitude of a column, at most 253
  *   v = (A * f + 128) >> 8        leaf, within -127..127
  *
@@ -86,7 +86,7 @@ static float ratios(const struct tkv_polar_tables *tables, const uint8_t *radius
         r[b] = tables->radius_bytes == 2 ? tkv_polar_bf16_radius(p) : tkv_polar_log_radius(*p);
         largest = r[b] > largest ? r[b] : largest;
     }
-    const float inverse = 255.0f / (largest > RADIUS_MIN ? largest : RADIUS_MIN);
+    const float inverse = TKV_POLAR_RATIO_ONE / (largest > RADIUS_MIN ? largest : RADIUS_MIN);
     for (size_t b = 0; b < D / 16; b++)
         ratio[b] = (uint32_t)lrintf(r[b] * inverse);
     return largest;

@@ -9,6 +9,7 @@
  * Bytes are multiplied as the even and the odd ones of 16-bit lanes (A is stored that way, each with zeros in between),
  * and the two sets of high bytes blended. Per slot of four values that is about half an instruction. */
 #include <immintrin.h>
+#include <stdbool.h>
 #include <string.h>
 
 #include "base/compiler.h"
@@ -68,29 +69,85 @@ TKV_INLINE __m512 radii(const uint8_t *plane, uint32_t radius_bytes, size_t i)
     return radius_bytes == 2 ? bf16_radii(plane + 32 * i) : log_radii(plane + 16 * i);
 }
 
+/* The largest radius of each of 16 tokens. Both formats order as their bits do. */
+TKV_INLINE __m512 largest_radii(const uint8_t *plane, uint32_t radius_bytes, size_t n_blocks)
+{
+    _Alignas(32) uint8_t largest[32];
+    if (radius_bytes == 2) {
+        __m256i m = _mm256_setzero_si256();
+        for (size_t b = 0; b < n_blocks; b++) {
+            const __m256i u = _mm256_loadu_si256((const __m256i *)(plane + 32 * b));
+            m = _mm256_max_epu16(m, _mm256_and_si256(u, _mm256_set1_epi16(0x7fff)));
+        }
+        _mm256_store_si256((__m256i *)largest, m);
+    } else {
+        __m128i m = _mm_setzero_si128();
+        for (size_t b = 0; b < n_blocks; b++)
+            m = _mm_max_epu8(m, _mm_loadu_si128((const __m128i *)(plane + 16 * b)));
+        _mm_store_si128((__m128i *)largest, m);
+    }
+    return radii(largest, radius_bytes, 0);
+}
+
+/* Shares of 4 blocks' logarithmic radii where all codes but 0 lie on the steps of 1/16 octave: a table of differences.
+ * False where some do not. */
+static inline bool log_ratios(const uint8_t *plane, size_t n_blocks, uint8_t *ratio)
+{
+    const __m512i low = _mm512_loadu_si512(tkv_polar_log_ratio), high = _mm512_loadu_si512(tkv_polar_log_ratio + 64);
+    __m128i m = _mm_setzero_si128();
+    for (size_t b = 0; b < n_blocks; b++)
+        m = _mm_max_epu8(m, _mm_loadu_si128((const __m128i *)(plane + 16 * b)));
+    const __m512i largest = every_16(m);
+    __mmask64 outside = _mm512_cmpgt_epu8_mask(largest, _mm512_set1_epi8((char)TKV_POLAR_LOG_HIGH));
+    for (size_t b = 0; b < n_blocks; b += 4) {
+        const __mmask64 live = n_blocks - b >= 4 ? ~(__mmask64)0 : ((__mmask64)1 << 16 * (n_blocks - b)) - 1;
+        const __m512i c = _mm512_maskz_loadu_epi8(live, plane + 16 * b);
+        const __mmask64 nonzero = _mm512_test_epi8_mask(c, c);
+        outside |= _mm512_mask_cmplt_epu8_mask(nonzero, c, _mm512_set1_epi8(TKV_POLAR_LOG_LOW));
+        const __m512i steps = _mm512_sub_epi8(largest, c);
+        const __mmask64 seen = _mm512_mask_cmplt_epu8_mask(nonzero, steps, _mm512_set1_epi8((char)144));
+        const __m512i index = _mm512_min_epu8(steps, _mm512_set1_epi8(127));
+        const __m512i share = _mm512_maskz_mov_epi8(seen, _mm512_permutex2var_epi8(low, index, high));
+        _mm512_mask_storeu_epi8(ratio + 16 * b, live, share);
+    }
+    return outside == 0;
+}
+
+/* [blocks][4 groups of 4 tokens] to [4 groups][blocks]: from the order of radii to that of V's entries. */
+static inline void turn_ratios(const uint8_t *ratio, size_t n_blocks, uint8_t *to)
+{
+    const __m512i turn = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    size_t b = 0;
+    for (; b + 4 <= n_blocks; b += 4) {
+        const __m512i x = _mm512_permutexvar_epi32(turn, _mm512_loadu_si512(ratio + 16 * b));
+        _mm_storeu_si128((__m128i *)(to + 4 * b), _mm512_castsi512_si128(x));
+        _mm_storeu_si128((__m128i *)(to + 4 * (n_blocks + b)), _mm512_extracti32x4_epi32(x, 1));
+        _mm_storeu_si128((__m128i *)(to + 4 * (2 * n_blocks + b)), _mm512_extracti32x4_epi32(x, 2));
+        _mm_storeu_si128((__m128i *)(to + 4 * (3 * n_blocks + b)), _mm512_extracti32x4_epi32(x, 3));
+    }
+    for (; b < n_blocks; b++)
+        for (size_t i = 0; i < 4; i++)
+            memcpy(to + 4 * (i * n_blocks + b), ratio + 16 * b + 4 * i, 4);
+}
+
 TKV_INLINE void make_ratios(const struct tkv_polar_tables *tables, tkv_kind kind, uint32_t radius_bytes,
                             const uint8_t *plane, size_t n_blocks, uint8_t *ratio, float *scale)
 {
-    for (size_t group = 0; group < 4; group++, plane += 16 * n_blocks * radius_bytes) {
-        __m512 largest = _mm512_setzero_ps();
-        for (size_t b = 0; b < n_blocks; b++)
-            largest = _mm512_max_ps(radii(plane, radius_bytes, b), largest);
+    _Alignas(64) uint8_t unturned[TKV_MAX_HEAD_DIM];
+    for (size_t group = 0; group < 4; group++, plane += 16 * n_blocks * radius_bytes, ratio += 16 * n_blocks) {
+        uint8_t *to = kind == TKV_K ? ratio : unturned;
+        const __m512 largest = largest_radii(plane, radius_bytes, n_blocks);
         _mm512_storeu_ps(scale + 16 * group, _mm512_mul_ps(_mm512_set1_ps(tables->unit), largest));
-        const __m512 inverse =
-            _mm512_div_ps(_mm512_set1_ps(255.0f), _mm512_max_ps(largest, _mm512_set1_ps(RADIUS_MIN)));
-        for (size_t b = 0; b < n_blocks; b++) {
-            const __m512 r = _mm512_mul_ps(radii(plane, radius_bytes, b), inverse);
-            const __m128i bytes = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(r));
-            if (kind == TKV_K) {
-                _mm_store_si128((__m128i *)(ratio + (group * n_blocks + b) * 16), bytes);
-                continue;
+        if (radius_bytes == 2 || !log_ratios(plane, n_blocks, to)) {
+            const __m512 floored = _mm512_max_ps(largest, _mm512_set1_ps(RADIUS_MIN));
+            const __m512 inverse = _mm512_div_ps(_mm512_set1_ps(TKV_POLAR_RATIO_ONE), floored);
+            for (size_t b = 0; b < n_blocks; b++) {
+                const __m512 r = _mm512_mul_ps(radii(plane, radius_bytes, b), inverse);
+                _mm_storeu_si128((__m128i *)(to + 16 * b), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(r)));
             }
-            uint8_t *to = ratio + (4 * group * n_blocks + b) * 4;
-            const int32_t four[4] = {_mm_cvtsi128_si32(bytes), _mm_extract_epi32(bytes, 1), _mm_extract_epi32(bytes, 2),
-                                     _mm_extract_epi32(bytes, 3)};
-            for (size_t i = 0; i < 4; i++)
-                memcpy(to + 4 * n_blocks * i, &four[i], 4);
         }
+        if (kind == TKV_V)
+            turn_ratios(unturned, n_blocks, ratio);
     }
 }
 
@@ -208,21 +265,21 @@ TKV_INLINE __m512i level_2(uint32_t bits, const uint8_t *low, const uint8_t *hig
     return select(_mm512_set1_epi8(0x30), two, _mm512_movm_epi8(third));
 }
 
-/* A times f, rounded: the high bytes of the even and the odd products. */
-TKV_INLINE __m512i leaf(__m512i even, __m512i odd, __m512i f, __m512i round)
+/* A times f, rounded, and for K with the tile's offset of 128 on top: the high bytes of the even and the odd products. */
+TKV_INLINE __m512i leaf(tkv_kind kind, __m512i even, __m512i odd, __m512i f)
 {
-    const __m512i a = _mm512_add_epi16(_mm512_maddubs_epi16(even, f), round);
+    const __m512i round = _mm512_set1_epi16((short)(kind == TKV_K ? 0x8080 : 0x0080));
     const __m512i b = _mm512_add_epi16(_mm512_maddubs_epi16(odd, f), round);
-    return _mm512_mask_mov_epi8(_mm512_srli_epi16(a, 8), ODD_BYTES, b);
+    __m512i a = _mm512_maddubs_epi16(even, f);
+    if (kind == TKV_K)
+        a = _mm512_srli_epi16(_mm512_add_epi16(a, round), 8);
+    else
+        a = _mm512_mulhrs_epi16(a, _mm512_set1_epi16(128)); /* (a + 128) >> 8 in one */
+    return _mm512_mask_mov_epi8(a, ODD_BYTES, b);
 }
 
-struct leaf_tables {
-    __m512i f[4];
-    __m512i round; /* half a unit, and for K the tile's offset of 128 */
-};
-
 /* The four quarters of the slots `live`, the first of which is `slot`; quarters are `step` bytes apart in the tile. */
-TKV_INLINE void leaves(const struct leaf_tables *tables, uint32_t bits, const struct tkv_polar_planes *planes,
+TKV_INLINE void leaves(const __m512i f[4], tkv_kind kind, uint32_t bits, const struct tkv_polar_planes *planes,
                        const uint8_t *page, const struct work *w, size_t slot, __mmask64 live, uint8_t *tile, size_t step)
 {
     const __m512i c1 = _mm512_maskz_loadu_epi8(live, page + planes->c1 + slot);
@@ -232,17 +289,15 @@ TKV_INLINE void leaves(const struct leaf_tables *tables, uint32_t bits, const st
     const __m512i cosine_mask = _mm512_set1_epi8(bits == 3 ? 7 : 15), sine_mask = _mm512_set1_epi8(bits == 3 ? 11 : 15);
     for (size_t q = 0; q < 4; q++) {
         const __m512i index = select(q & 1 ? sine_mask : cosine_mask, code[q >> 1], c2);
-        const __m512i f = _mm512_permutexvar_epi8(index, tables->f[q]);
-        _mm512_mask_storeu_epi8(tile + q * step, live, leaf(even, odd, f, tables->round));
+        const __m512i value = leaf(kind, even, odd, _mm512_permutexvar_epi8(index, f[q]));
+        _mm512_mask_storeu_epi8(tile + q * step, live, value);
     }
 }
 
-TKV_INLINE struct leaf_tables leaf_tables(const struct tkv_polar_tables *tables, tkv_kind kind)
+TKV_INLINE void load_leaves(const struct tkv_polar_tables *tables, __m512i f[4])
 {
-    struct leaf_tables l = {.round = _mm512_set1_epi16((short)(kind == TKV_K ? 0x8080 : 0x0080))};
     for (size_t q = 0; q < 4; q++)
-        l.f[q] = _mm512_loadu_si512(tables->f[q]);
-    return l;
+        f[q] = _mm512_loadu_si512(tables->f[q]);
 }
 
 TKV_INLINE void tile_k(const struct tkv_polar_tables *tables, uint32_t bits, const uint8_t *page, uint32_t D,
@@ -253,10 +308,11 @@ TKV_INLINE void tile_k(const struct tkv_polar_tables *tables, uint32_t bits, con
     const size_t n_blocks = D / 16;
     make_ratios(tables, TKV_K, bits == 3 ? 1 : 2, page + planes.radius, n_blocks, w.ratio, scale);
     make_columns(tables, TKV_K, bits, page, D, &w);
-    const struct leaf_tables l = leaf_tables(tables, TKV_K);
+    __m512i f[4];
+    load_leaves(tables, f);
     for (size_t group = 0; group < 4; group++)
         for (size_t b = 0; b < n_blocks; b++)
-            leaves(&l, bits, &planes, page, &w, (group * n_blocks + b) * 64, ~(__mmask64)0,
+            leaves(f, TKV_K, bits, &planes, page, &w, (group * n_blocks + b) * 64, ~(__mmask64)0,
                    tile + (4 * group * n_blocks + b) * 64, n_blocks * 64);
 }
 
@@ -267,15 +323,16 @@ TKV_INLINE void tile_v(const struct tkv_polar_tables *tables, uint32_t bits, con
     const struct tkv_polar_planes planes = tkv_polar_planes(D, bits);
     make_ratios(tables, TKV_V, bits == 3 ? 1 : 2, page + planes.radius, D / 16, w.ratio, scale);
     make_columns(tables, TKV_V, bits, page, D, &w);
-    const struct leaf_tables l = leaf_tables(tables, TKV_V);
+    __m512i f[4];
+    load_leaves(tables, f);
     const __mmask64 rest = ((__mmask64)1 << D % 64) - 1;
     for (size_t group = 0; group < 16; group++) {
         const size_t first = group * D;
         uint8_t *to = tile + group * 4 * D;
         for (size_t i = 0; i < D / 64; i++)
-            leaves(&l, bits, &planes, page, &w, first + 64 * i, ~(__mmask64)0, to + 64 * i, D);
+            leaves(f, TKV_V, bits, &planes, page, &w, first + 64 * i, ~(__mmask64)0, to + 64 * i, D);
         if (rest)
-            leaves(&l, bits, &planes, page, &w, first + D / 64 * 64, rest, to + D / 64 * 64, D);
+            leaves(f, TKV_V, bits, &planes, page, &w, first + D / 64 * 64, rest, to + D / 64 * 64, D);
     }
 }
 
