@@ -38,6 +38,7 @@ class Server:
                    slots, "--no-webui"] + args.server_args
         self.log = open(os.path.join(slots, "log"), "w", encoding="utf-8")
         clean = {k: v for k, v in os.environ.items() if k not in ("GGML_BACKEND_PATH", "TIGHTKV_KV")}
+        clean["OMP_WAIT_POLICY"] = "passive"  # spinning threads starve each other on a busy machine
         self.process = subprocess.Popen(command, env={**clean, **env}, stdout=self.log, stderr=self.log)
         for _ in range(300):
             if self.process.poll() is not None:
