@@ -11,8 +11,9 @@
 #include "base/half.h"
 #include "codec/codec.h"
 
-#define TOKENS TKV_PAGE_TOKENS
-#define GROUP  32
+#define TOKENS     TKV_PAGE_TOKENS
+#define GROUP      32
+#define MAX_GROUPS (TOKENS * TKV_MAX_HEAD_DIM / GROUP)
 
 /* How a page falls into groups: lines (channels of K, tokens of V) of equal groups. */
 struct shape {
@@ -115,30 +116,39 @@ static void encode(const struct tkv_codec_env *env, uint32_t bits, const float *
     }
 }
 
-/* A group with n_bytes of codes; plain loops that compilers turn into vectors. */
-static inline void decode_group(const uint8_t *restrict codes, size_t n_bytes, uint32_t bits,
-                                float low, float delta, float *restrict x)
+/* The parameters of every group of a page. */
+struct params {
+    float least[MAX_GROUPS], delta[MAX_GROUPS];
+};
+
+static void read_params(const struct tkv_codec_env *env, const struct shape *s, const uint8_t *page,
+                        struct params *params)
 {
-    const uint32_t mask = (1u << bits) - 1u;
-    for (uint32_t shift = 0; shift < 8; shift += bits, x += n_bytes)
-        for (size_t i = 0; i < n_bytes; i++)
-            x[i] = (float)(int32_t)((uint32_t)codes[i] >> shift & mask) * delta + low;
+    const size_t n = s->n_lines * s->line_groups;
+    uint16_t half[2 * MAX_GROUPS];
+    memcpy(half, page + s->n_lines * s->line_bytes, 4 * n);
+    env->kernels->f16_to_f32(half, params->least, n);
+    env->kernels->f16_to_f32(half + n, params->delta, n);
 }
 
-static void decode_line(const struct shape *s, const uint8_t *page, size_t l, float *x)
+static void decode_line(const struct tkv_codec_env *env, const struct shape *s, const uint8_t *page,
+                        const struct params *params, size_t l, float *x)
 {
-    struct line line = line_at(s, (uint8_t *)(uintptr_t)page, l);
-    for (size_t i = 0; i < s->line_values; i += GROUP, x += GROUP) {
-        const float low = load_half(line.min_at), delta = load_half(line.delta_at);
-        const size_t n = s->line_values - i < GROUP ? s->line_values - i : GROUP;
-        if (n == GROUP && s->bits == 4) /* constants for the compiler */
-            decode_group(line.codes, GROUP / 2, 4, low, delta, x);
-        else if (n == GROUP)
-            decode_group(line.codes, GROUP / 4, 2, low, delta, x);
-        else
-            decode_group(line.codes, n * s->bits / 8, s->bits, low, delta, x);
-        line.codes += n * s->bits / 8, line.min_at += 2, line.delta_at += 2;
-    }
+    const size_t full = s->line_values / GROUP, first = l * s->line_groups;
+    const uint8_t *codes = page + l * s->line_bytes;
+    env->kernels->kivi_groups(codes, params->least + first, params->delta + first, full, s->bits,
+                              x);
+    if (full == s->line_groups)
+        return;
+    const size_t n_bytes = (s->line_values - full * GROUP) * s->bits / 8, last = first + full;
+    const uint32_t mask = (1u << s->bits) - 1u;
+    codes += full * GROUP * s->bits / 8;
+    x += full * GROUP;
+    for (uint32_t shift = 0; shift < 8; shift += s->bits)
+        for (size_t i = 0; i < n_bytes; i++, x++) {
+            const uint32_t code = (uint32_t)codes[i] >> shift & mask;
+            *x = (float)(int32_t)code * params->delta[last] + params->least[last];
+        }
 }
 
 /* Lines one after another: the f32 tile of both kinds. */
@@ -146,8 +156,10 @@ static void tile_f32(const struct tkv_codec_env *env, uint32_t bits, const uint8
                      float *tile)
 {
     const struct shape s = page_shape(bits, env->head_dim, env->kind);
+    struct params params;
+    read_params(env, &s, page, &params);
     for (size_t l = 0; l < s.n_lines; l++)
-        decode_line(&s, page, l, tile + l * s.line_values);
+        decode_line(env, &s, page, &params, l, tile + l * s.line_values);
 }
 
 static void decode(const struct tkv_codec_env *env, uint32_t bits, const uint8_t *page, float *x)
@@ -157,9 +169,11 @@ static void decode(const struct tkv_codec_env *env, uint32_t bits, const uint8_t
         return;
     }
     const struct shape s = page_shape(bits, env->head_dim, env->kind);
+    struct params params;
+    read_params(env, &s, page, &params);
     for (size_t l = 0; l < s.n_lines; l++) {
         float line[TOKENS];
-        decode_line(&s, page, l, line);
+        decode_line(env, &s, page, &params, l, line);
         for (size_t t = 0; t < TOKENS; t++)
             x[t * env->head_dim + l] = line[t];
     }

@@ -99,6 +99,11 @@ struct tkv_kernels {
     /* idx[i] = number of thresholds below x[i]. Thresholds ascending, at most 15. */
     void (*bucketize)(const float *x, size_t n, const float *thresholds, uint32_t n_thresholds, uint8_t *idx);
 
+    /* --- kivi: asymmetric codes (FORMAT.md, kivi) --- */
+    /* n groups of 32 values: x = code * delta[g] + least[g]. bits: 4 or 2. */
+    void (*kivi_groups)(const uint8_t *codes, const float *least, const float *delta, size_t n,
+                        uint32_t bits, float *x);
+
     /* --- polar: angle codes over blocks of 16 (FORMAT.md, polar) --- */
     /* Rows [64][D] to angle codes and squared radii; every sum and product in the reference's order. */
     void (*polar_codes)(const struct tkv_polar_tables *tables, const float *x, uint32_t D,
