@@ -36,7 +36,8 @@ static void start_rows(struct tkv_worker *w)
 }
 
 /* Strict: exact rows where sink and tail allow, coded ones elsewhere. */
-static void strict_page(struct tkv_worker *w, size_t i_page, const struct tkv_page *page, uint8_t *shadow)
+static void strict_page(struct tkv_worker *w, size_t i_page, const struct tkv_page *page,
+                        uint8_t *shadow)
 {
     const struct tkv_attend_job *job = w->job;
     uint64_t allow[TKV_BLOCK_ROWS];
@@ -47,20 +48,22 @@ static void strict_page(struct tkv_worker *w, size_t i_page, const struct tkv_pa
     for (uint32_t i = 0; i < w->n_queries; i++)
         allow[i] = ~allow[i];
     if (tkv_worker_mask(w, i_page, allow))
-        tkv_worker_page(w, &(struct tkv_view){.page = page, .coded = shadow, .klass = tkv_page_class(page)});
+        tkv_worker_page(
+            w, &(struct tkv_view){.page = page, .coded = shadow, .klass = tkv_page_class(page)});
 }
 
 static void run_chunk(struct tkv_worker *w, size_t chunk)
 {
     const struct tkv_attend_job *job = w->job;
     const size_t first = chunk * TKV_CHUNK_PAGES;
-    const size_t end = first + TKV_CHUNK_PAGES < job->n_pages ? first + TKV_CHUNK_PAGES : job->n_pages;
+    const size_t end =
+        first + TKV_CHUNK_PAGES < job->n_pages ? first + TKV_CHUNK_PAGES : job->n_pages;
     start_rows(w);
     for (size_t i = first; i < end; i++) {
         const struct tkv_page *page = &job->pages[i];
         tkv_worker_look_ahead(w, i + 1 < end ? page + 1 : NULL);
-        if (job->shadows && job->shadows[i])
-            strict_page(w, i, page, job->shadows[i]);
+        if (job->shadows && job->shadows[i].record)
+            strict_page(w, i, page, job->shadows[i].record);
         else if (tkv_worker_mask(w, i, NULL))
             tkv_worker_page(w, &(struct tkv_view){
                                    .page = page,
@@ -69,7 +72,8 @@ static void run_chunk(struct tkv_worker *w, size_t chunk)
                                });
     }
     if (w->acc_used[1])
-        job->cache->ctx->kernels.unrotate(w->acc[1], w->n_rows, job->layer->head_dim[TKV_V], job->cache->ctx->sign);
+        job->cache->ctx->kernels.unrotate(w->acc[1], w->n_rows, job->layer->head_dim[TKV_V],
+                                          job->cache->ctx->sign);
 }
 
 /* into += from, both relative to their own maxima. */
@@ -86,10 +90,12 @@ static void merge(struct part *into, float m, float l, const float *a, const flo
 }
 
 /* The row's result, with its sink logit, to the caller's memory. */
-static void finish_row(const struct tkv_attend_job *job, size_t query, uint32_t q_head, const struct part *part)
+static void finish_row(const struct tkv_attend_job *job, size_t query, uint32_t q_head,
+                       const struct part *part)
 {
     const tkv_attend_params *p = job->p;
-    float *out = (float *)(void *)((uint8_t *)p->out + query * p->out_token_stride + q_head * p->out_head_stride);
+    float *out = (float *)(void *)((uint8_t *)p->out + query * p->out_token_stride +
+                                   q_head * p->out_head_stride);
     float l = part->l, factor = 1.0f;
     if (p->sinks && part->m != -INFINITY) {
         const float sink = p->sinks[q_head], most = sink > part->m ? sink : part->m;
@@ -120,10 +126,12 @@ static void merge_chunk(struct tkv_worker *w, float *parts)
               w->acc_used[1] ? w->acc[1] + (size_t)r * D : NULL, D);
 }
 
-static void finish_block(const struct tkv_attend_job *job, uint32_t head, size_t first_query, uint32_t n_rows, float *parts)
+static void finish_block(const struct tkv_attend_job *job, uint32_t head, size_t first_query,
+                         uint32_t n_rows, float *parts)
 {
     for (uint32_t r = 0; r < n_rows; r++)
-        finish_row(job, first_query + r / job->group, head * job->group + r % job->group, part_at(job, parts, r));
+        finish_row(job, first_query + r / job->group, head * job->group + r % job->group,
+                   part_at(job, parts, r));
 }
 
 static size_t block_part_floats(const struct tkv_attend_job *job)
@@ -139,7 +147,8 @@ static void block_item(void *arg, size_t item, uint32_t ith)
     uint8_t *scratch = job->scratch + ith * job->scratch_bytes;
     tkv_worker_init(&w, job, scratch);
     float *parts = (float *)(void *)(scratch + tkv_worker_bytes(job));
-    tkv_worker_queries(&w, (uint32_t)(item / job->n_blocks), item % job->n_blocks * job->block_queries);
+    tkv_worker_queries(&w, (uint32_t)(item / job->n_blocks),
+                       item % job->n_blocks * job->block_queries);
     for (uint32_t r = 0; r < w.n_rows; r++)
         clear_part(job, part_at(job, parts, r));
     for (size_t chunk = 0; chunk < job->n_chunks; chunk++) {
@@ -156,7 +165,8 @@ static void chunk_item(void *arg, size_t item, uint32_t ith)
     const size_t block = item / job->n_chunks;
     struct tkv_worker w;
     tkv_worker_init(&w, job, job->scratch + ith * job->scratch_bytes);
-    tkv_worker_queries(&w, (uint32_t)(block / job->n_blocks), block % job->n_blocks * job->block_queries);
+    tkv_worker_queries(&w, (uint32_t)(block / job->n_blocks),
+                       block % job->n_blocks * job->block_queries);
     float *parts = job->partials + item * block_part_floats(job);
     for (uint32_t r = 0; r < w.n_rows; r++)
         clear_part(job, part_at(job, parts, r));
@@ -170,7 +180,8 @@ static void merge_split(const struct tkv_attend_job *job)
     const uint32_t D = job->layer->head_dim[TKV_V];
     const size_t stride = block_part_floats(job);
     for (size_t block = 0; block < job->layer->shape.n_kv_heads * job->n_blocks; block++) {
-        const size_t first_query = block % job->n_blocks * job->block_queries, left = job->p->n_q - first_query;
+        const size_t first_query = block % job->n_blocks * job->block_queries,
+                     left = job->p->n_q - first_query;
         const uint32_t n_queries = left < job->block_queries ? (uint32_t)left : job->block_queries;
         float *total = job->partials + block * job->n_chunks * stride;
         for (size_t chunk = 1; chunk < job->n_chunks; chunk++)
@@ -178,28 +189,34 @@ static void merge_split(const struct tkv_attend_job *job)
                 const struct part *part = part_at(job, total + chunk * stride, r);
                 merge(part_at(job, total, r), part->m, part->l, part->o, NULL, D);
             }
-        finish_block(job, (uint32_t)(block / job->n_blocks), first_query, n_queries * job->group, total);
+        finish_block(job, (uint32_t)(block / job->n_blocks), first_query, n_queries * job->group,
+                     total);
     }
 }
 
 /* --- the call --- */
 
-static tkv_status check(const tkv_cache *cache, const tkv_attend_params *p, bool fractions, tkv_error *err)
+static tkv_status check(const tkv_cache *cache, const tkv_attend_params *p, bool fractions,
+                        tkv_error *err)
 {
     if (!cache || !p || p->struct_size != sizeof *p || p->layer >= cache->n_layers)
-        return tkv_fail(err, TKV_ERR_INVALID, "attend params are not set, or name a layer that is not there");
+        return tkv_fail(err, TKV_ERR_INVALID,
+                        "attend params are not set, or name a layer that is not there");
     const struct tkv_layer *layer = &cache->layers[p->layer];
     if (!fractions && p->n_q && (!p->q || !p->out))
         return tkv_fail(err, TKV_ERR_INVALID, "q and out must not be NULL");
     if (p->n_q_heads == 0 || p->n_q_heads % layer->shape.n_kv_heads != 0)
-        return tkv_fail(err, TKV_ERR_INVALID, "%u query heads are not a multiple of %u KV heads", p->n_q_heads,
-                        layer->shape.n_kv_heads);
+        return tkv_fail(err, TKV_ERR_INVALID, "%u query heads are not a multiple of %u KV heads",
+                        p->n_q_heads, layer->shape.n_kv_heads);
     const int64_t n_slots = layer->shape.n_slots;
-    if (!tkv_slots_valid(layer, p->first_slot, p->n_kv) || p->first_slot % n_slots + (int64_t)p->n_kv > n_slots)
-        return tkv_fail(err, TKV_ERR_RANGE, "slots %lld to %lld do not lie in one stream", (long long)p->first_slot,
+    if (!tkv_slots_valid(layer, p->first_slot, p->n_kv) ||
+        p->first_slot % n_slots + (int64_t)p->n_kv > n_slots)
+        return tkv_fail(err, TKV_ERR_RANGE, "slots %lld to %lld do not lie in one stream",
+                        (long long)p->first_slot,
                         (long long)p->first_slot + (long long)p->n_kv - 1);
     if (p->first_slot % n_slots % TKV_PAGE_TOKENS != 0)
-        return tkv_fail(err, TKV_ERR_INVALID, "first_slot %lld is not the first of a page", (long long)p->first_slot);
+        return tkv_fail(err, TKV_ERR_INVALID, "first_slot %lld is not the first of a page",
+                        (long long)p->first_slot);
     return TKV_OK;
 }
 
@@ -213,10 +230,12 @@ static void plan(struct tkv_attend_job *job)
     if (job->block_queries > p->n_q)
         job->block_queries = p->n_q;
     job->n_blocks = (p->n_q + job->block_queries - 1) / job->block_queries;
-    job->pages = layer->pages + stream * layer->pages_per_stream + (size_t)p->first_slot % n_slots / TKV_PAGE_TOKENS;
+    job->pages = layer->pages + stream * layer->pages_per_stream +
+                 (size_t)p->first_slot % n_slots / TKV_PAGE_TOKENS;
     job->n_pages = (p->n_kv + TKV_PAGE_TOKENS - 1) / TKV_PAGE_TOKENS;
     job->n_chunks = (job->n_pages + TKV_CHUNK_PAGES - 1) / TKV_CHUNK_PAGES;
-    job->split = layer->shape.n_kv_heads * job->n_blocks < 4 * tkv_n_threads(&job->cache->ctx->executor);
+    job->split =
+        layer->shape.n_kv_heads * job->n_blocks < 4 * tkv_n_threads(&job->cache->ctx->executor);
 }
 
 /* The newest pages' queries, for the key balance: until the layer's first page seals. */
@@ -225,37 +244,14 @@ static void watch_queries(struct tkv_layer *layer, const tkv_attend_params *p, u
     const uint32_t D = layer->head_dim[TKV_K];
     for (size_t i = 0; i < p->n_q && layer->q_square; i++)
         for (uint32_t h = 0; h < p->n_q_heads; h++) {
-            const uint8_t *at = (const uint8_t *)p->q + i * p->q_token_stride + h * p->q_head_stride;
+            const uint8_t *at =
+                (const uint8_t *)p->q + i * p->q_token_stride + h * p->q_head_stride;
             const float *q = (const float *)(const void *)at;
             float *sum = layer->q_square + (size_t)(h / group) * D;
             for (uint32_t c = 0; c < D; c++)
                 sum[c] += q[c] * q[c];
         }
     layer->q_count += p->n_q * group;
-}
-
-struct shadowing {
-    const tkv_cache *cache;
-    const struct tkv_layer *layer;
-    const struct tkv_page *pages;
-    uint8_t **shadows;
-    uint8_t *scratch;
-    size_t scratch_bytes;
-};
-
-static void shadow_item(void *arg, size_t item, uint32_t ith)
-{
-    const struct shadowing *s = arg;
-    const size_t per_page = 2 * (size_t)s->layer->shape.n_kv_heads;
-    const size_t i_page = item / per_page;
-    if (!s->shadows[i_page])
-        return;
-    const struct tkv_page *page = &s->pages[i_page];
-    const uint32_t head = (uint32_t)(item % per_page / 2);
-    const tkv_kind kind = item % 2 ? TKV_V : TKV_K;
-    const uint8_t klass = tkv_page_class(page);
-    tkv_code_head(s->cache, s->layer, klass, kind, head, page, tkv_sealed_page(s->layer, klass, s->shadows[i_page], kind, head),
-                  s->scratch + ith * s->scratch_bytes);
 }
 
 /* Whether some query may have to read some row of an open page coded. */
@@ -270,48 +266,36 @@ static bool needs_shadow(const struct tkv_attend_job *job, const struct tkv_page
 }
 
 /* Strict: codes every open page that is read beyond sink and tail, whether it is due or not. */
-static tkv_status make_shadows(tkv_cache *cache, struct tkv_layer *layer, struct tkv_attend_job *job, tkv_error *err)
+static tkv_status make_shadows(tkv_cache *cache, struct tkv_layer *layer,
+                               struct tkv_attend_job *job, tkv_error *err)
 {
-    const tkv_allocator *a = &cache->ctx->allocator;
-    job->shadows = tkv_alloc_zero(a, job->n_pages * sizeof(uint8_t *));
+    const size_t bytes = job->n_pages * sizeof *job->shadows;
+    job->shadows = tkv_alloc_zero(&cache->ctx->allocator, bytes);
     if (!job->shadows)
-        return tkv_fail_nomem(err, job->n_pages * sizeof(uint8_t *), "strict's pages");
+        return tkv_fail_nomem(err, bytes, "strict's pages");
     for (size_t i = 0; i < job->n_pages; i++) {
-        struct tkv_page *page = (struct tkv_page *)&job->pages[i];
-        if (!needs_shadow(job, page))
+        if (!needs_shadow(job, &job->pages[i]))
             continue;
-        if (!tkv_page_finite(layer, page)) {
-            page->nonfinite = 1;
-            continue;
-        }
-        const uint8_t klass = tkv_page_class(page);
-        const tkv_status status = tkv_layer_learn(cache, layer, klass, page, err);
+        const tkv_status status =
+            tkv_coding_begin(cache, layer, &job->pages[i], &job->shadows[i], err);
         if (status != TKV_OK)
             return status;
-        job->shadows[i] = tkv_pool_take(layer->sealed_pool[klass]);
-        if (!job->shadows[i])
-            return tkv_fail_nomem(err, layer->sealed_pool[klass]->record_bytes, "strict's pages");
     }
-    struct shadowing s = {cache, layer, job->pages, job->shadows, NULL, tkv_coding_scratch_bytes(layer)};
-    s.scratch = tkv_cache_scratch(cache, tkv_n_threads(&cache->ctx->executor) * s.scratch_bytes);
-    if (!s.scratch)
-        return tkv_fail_nomem(err, s.scratch_bytes, "scratch");
-    tkv_parallel(&cache->ctx->executor, job->n_pages * 2 * layer->shape.n_kv_heads, shadow_item, &s);
-    return TKV_OK;
+    return tkv_code_pages(cache, layer, job->shadows, job->n_pages, err);
 }
 
-static void drop_shadows(tkv_cache *cache, const struct tkv_layer *layer, struct tkv_attend_job *job)
+static void drop_shadows(tkv_cache *cache, struct tkv_layer *layer, struct tkv_attend_job *job)
 {
     for (size_t i = 0; job->shadows && i < job->n_pages; i++)
-        if (job->shadows[i])
-            tkv_pool_give(layer->sealed_pool[tkv_page_class(&job->pages[i])], job->shadows[i]);
-    tkv_free(&cache->ctx->allocator, job->shadows, job->n_pages * sizeof(uint8_t *));
+        tkv_coding_drop(layer, &job->shadows[i]);
+    tkv_free(&cache->ctx->allocator, job->shadows, job->n_pages * sizeof *job->shadows);
 }
 
 static tkv_status run(tkv_cache *cache, struct tkv_attend_job *job, tkv_error *err)
 {
     const uint32_t n_threads = tkv_n_threads(&cache->ctx->executor);
-    const size_t n_blocks = job->layer->shape.n_kv_heads * job->n_blocks, part_bytes = block_part_floats(job) * sizeof(float);
+    const size_t n_blocks = job->layer->shape.n_kv_heads * job->n_blocks,
+                 part_bytes = block_part_floats(job) * sizeof(float);
     const size_t own = tkv_worker_bytes(job);
     job->scratch_bytes = own + (job->split ? 0 : tkv_align_up(part_bytes));
     size_t threads_bytes, partial_bytes = 0;
@@ -336,7 +320,8 @@ static void all_zero(const tkv_attend_params *p, uint32_t D)
 {
     for (size_t i = 0; i < p->n_q; i++)
         for (uint32_t h = 0; h < p->n_q_heads; h++)
-            memset((uint8_t *)p->out + i * p->out_token_stride + h * p->out_head_stride, 0, D * sizeof(float));
+            memset((uint8_t *)p->out + i * p->out_token_stride + h * p->out_head_stride, 0,
+                   D * sizeof(float));
 }
 
 tkv_status tkv_attend(tkv_cache *cache, const tkv_attend_params *p, tkv_error *err)
@@ -369,12 +354,13 @@ static unsigned count_bits(uint64_t bits)
     return n;
 }
 
-tkv_status tkv_attend_fractions(tkv_cache *cache, const tkv_attend_params *p, double *exact_fraction, double *read_fraction,
-                                tkv_error *err)
+tkv_status tkv_attend_fractions(tkv_cache *cache, const tkv_attend_params *p,
+                                double *exact_fraction, double *read_fraction, tkv_error *err)
 {
     const tkv_status status = check(cache, p, true, err);
     if (status != TKV_OK || !exact_fraction || !read_fraction)
-        return status != TKV_OK ? status : tkv_fail(err, TKV_ERR_INVALID, "nowhere to put the fractions");
+        return status != TKV_OK ? status
+                                : tkv_fail(err, TKV_ERR_INVALID, "nowhere to put the fractions");
     struct tkv_attend_job job = {.cache = cache, .layer = &cache->layers[p->layer], .p = p};
     double exact_sum = 0;
     size_t n = 0;
@@ -387,7 +373,9 @@ tkv_status tkv_attend_fractions(tkv_cache *cache, const tkv_attend_params *p, do
             const uint64_t bits = tkv_live_bits(p, i, j);
             live += count_bits(bits);
             if (page->state == TKV_PAGE_OPEN)
-                exact += count_bits(cache->spec.strict ? bits & tkv_exact_bits(&cache->spec, page, p->q_pos, i) : bits);
+                exact += count_bits(cache->spec.strict
+                                        ? bits & tkv_exact_bits(&cache->spec, page, p->q_pos, i)
+                                        : bits);
         }
         if (live)
             exact_sum += (double)exact / (double)live, n++;

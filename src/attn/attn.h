@@ -9,8 +9,8 @@
 
 #include "cache/cache.h"
 
-#define TKV_CHUNK_PAGES 32 /* fixed: results depend on it */
-#define TKV_BLOCK_ROWS 128 /* rows of an item, or one group when that is more */
+#define TKV_CHUNK_PAGES 32  /* fixed: results depend on it */
+#define TKV_BLOCK_ROWS  128 /* rows of an item, or one group when that is more */
 
 /* How queries and accumulators relate to the rows as written. */
 enum tkv_domain {
@@ -36,10 +36,10 @@ struct tkv_attend_job {
     size_t n_blocks;
     size_t n_chunks;
     bool split; /* each chunk is an item of its own */
-    const struct tkv_page *pages;
+    struct tkv_page *pages;
     size_t n_pages;
-    uint8_t **shadows; /* strict: coded records of open pages, [n_pages], or NULL */
-    float *partials;   /* split: [head][block][chunk][rows][2 + v_head_dim] */
+    struct tkv_coding *shadows; /* strict: open pages coded as well, [n_pages], or NULL */
+    float *partials;            /* split: [head][block][chunk][rows][2 + v_head_dim] */
     uint8_t *scratch;
     size_t scratch_bytes; /* of one thread */
 };
@@ -93,7 +93,8 @@ bool tkv_worker_mask(struct tkv_worker *w, size_t i_page, const uint64_t *allow)
 /* Live slots of one page for one query. */
 uint64_t tkv_live_bits(const tkv_attend_params *p, size_t query, size_t i_page);
 /* Slots of an open page that a query may read exactly under strict. */
-uint64_t tkv_exact_bits(const tkv_spec *spec, const struct tkv_page *page, const int32_t *q_pos, size_t query);
+uint64_t tkv_exact_bits(const tkv_spec *spec, const struct tkv_page *page, const int32_t *q_pos,
+                        size_t query);
 
 /* page.c: one page into the running state. The mask must be set. `next` (may be NULL) is the page after it. */
 void tkv_worker_look_ahead(struct tkv_worker *w, const struct tkv_page *next);

@@ -125,6 +125,23 @@ tkv_status tkv_layer_learn(tkv_cache *cache, struct tkv_layer *layer, uint8_t kl
 uint8_t tkv_page_class(const struct tkv_page *page);
 bool tkv_page_finite(const struct tkv_layer *layer, const struct tkv_page *page);
 
+/* --- coding pages on all threads (seal.c) --- */
+
+/* An open page and the record that its codes go to; no record: it holds non-finite values. */
+struct tkv_coding {
+    struct tkv_page *page;
+    void *record;
+};
+
+/* Takes a record for an open page, and lets the layer learn from it if it has not learned. */
+tkv_status tkv_coding_begin(tkv_cache *cache, struct tkv_layer *layer, struct tkv_page *page,
+                            struct tkv_coding *out, tkv_error *err);
+/* Codes the pages of the list that have a record. */
+tkv_status tkv_code_pages(tkv_cache *cache, const struct tkv_layer *layer,
+                          const struct tkv_coding *list, size_t n, tkv_error *err);
+/* Gives the record back. */
+void tkv_coding_drop(struct tkv_layer *layer, const struct tkv_coding *coding);
+
 /* At least `bytes` of scratch, 64-byte aligned; NULL: no memory. */
 void *tkv_cache_scratch(tkv_cache *cache, size_t bytes);
 

@@ -24,60 +24,75 @@ static bool due(const tkv_cache *cache, const struct tkv_layer *layer, const str
     return true;
 }
 
-struct sealing {
+struct batch {
     const tkv_cache *cache;
     const struct tkv_layer *layer;
-    struct tkv_page **pages; /* open pages to code */
-    void **records;          /* where to */
+    const struct tkv_coding *list;
     uint8_t *scratch;
     size_t scratch_bytes; /* of one thread */
 };
 
-static void seal_item(void *arg, size_t item, uint32_t ith)
+/* Item = (page, head, kind). */
+static void code_item(void *arg, size_t item, uint32_t ith)
 {
-    const struct sealing *s = arg;
-    const size_t per_page = 2 * (size_t)s->layer->shape.n_kv_heads;
-    const struct tkv_page *page = s->pages[item / per_page];
+    const struct batch *b = arg;
+    const size_t per_page = 2 * (size_t)b->layer->shape.n_kv_heads;
+    const struct tkv_coding *coding = &b->list[item / per_page];
+    if (!coding->record)
+        return;
     const uint32_t head = (uint32_t)(item % per_page / 2);
     const tkv_kind kind = item % 2 ? TKV_V : TKV_K;
-    const uint8_t klass = tkv_page_class(page);
-    uint8_t *coded = tkv_sealed_page(s->layer, klass, s->records[item / per_page], kind, head);
-    tkv_code_head(s->cache, s->layer, klass, kind, head, page, coded,
-                  s->scratch + ith * s->scratch_bytes);
+    const uint8_t klass = tkv_page_class(coding->page);
+    tkv_code_head(b->cache, b->layer, klass, kind, head, coding->page,
+                  tkv_sealed_page(b->layer, klass, coding->record, kind, head),
+                  b->scratch + ith * b->scratch_bytes);
 }
 
-/* Collects due pages with a record each. *n counts them; a lack of memory only shortens the list. */
-static tkv_status collect(tkv_cache *cache, struct tkv_layer *layer, struct sealing *s, size_t *n,
-                          tkv_error *err)
+tkv_status tkv_code_pages(tkv_cache *cache, const struct tkv_layer *layer,
+                          const struct tkv_coding *list, size_t n, tkv_error *err)
 {
-    for (size_t i = 0; i < layer->n_open; i++) {
-        struct tkv_page *page = &layer->pages[layer->open_pages[i]];
-        if (!due(cache, layer, page))
-            continue;
-        if (!tkv_page_finite(layer, page)) {
-            page->nonfinite = 1;
-            continue;
-        }
-        const uint8_t klass = tkv_page_class(page);
-        const tkv_status status = tkv_layer_learn(cache, layer, klass, page, err);
-        if (status != TKV_OK)
-            return status;
-        void *record = tkv_pool_take(layer->sealed_pool[klass]);
-        if (!record)
-            return tkv_fail_nomem(err, layer->sealed_pool[klass]->record_bytes, "a sealed page");
-        s->pages[*n] = page;
-        s->records[(*n)++] = record;
-    }
+    const uint32_t n_threads = tkv_n_threads(&cache->ctx->executor);
+    struct batch b = {.cache = cache, .layer = layer, .list = list};
+    b.scratch_bytes = tkv_coding_scratch_bytes(layer);
+    b.scratch = tkv_cache_scratch(cache, n_threads * b.scratch_bytes);
+    if (!b.scratch)
+        return tkv_fail_nomem(err, n_threads * b.scratch_bytes, "coding pages");
+    tkv_parallel(&cache->ctx->executor, n * 2 * layer->shape.n_kv_heads, code_item, &b);
     return TKV_OK;
 }
 
-static void finish(struct tkv_layer *layer, struct tkv_page *page, void *record)
+tkv_status tkv_coding_begin(tkv_cache *cache, struct tkv_layer *layer, struct tkv_page *page,
+                            struct tkv_coding *out, tkv_error *err)
 {
+    *out = (struct tkv_coding){.page = page};
+    if (!tkv_page_finite(layer, page)) {
+        page->nonfinite = 1;
+        return TKV_OK;
+    }
+    const uint8_t klass = tkv_page_class(page);
+    const tkv_status status = tkv_layer_learn(cache, layer, klass, page, err);
+    if (status != TKV_OK)
+        return status;
+    out->record = tkv_pool_take(layer->sealed_pool[klass]);
+    if (!out->record)
+        return tkv_fail_nomem(err, layer->sealed_pool[klass]->record_bytes, "a coded page");
+    return TKV_OK;
+}
+
+void tkv_coding_drop(struct tkv_layer *layer, const struct tkv_coding *coding)
+{
+    if (coding->record)
+        tkv_pool_give(layer->sealed_pool[tkv_page_class(coding->page)], coding->record);
+}
+
+static void finish(struct tkv_layer *layer, const struct tkv_coding *coding)
+{
+    struct tkv_page *page = coding->page;
     const uint8_t klass = tkv_page_class(page);
     tkv_page_drop(layer, page);
     page->state = TKV_PAGE_SEALED;
     page->klass = klass;
-    page->record = record;
+    page->record = coding->record;
 }
 
 static size_t count_due(const tkv_cache *cache, const struct tkv_layer *layer)
@@ -88,6 +103,22 @@ static size_t count_due(const tkv_cache *cache, const struct tkv_layer *layer)
     return n;
 }
 
+/* Begins the due pages; a lack of memory only shortens the list. */
+static tkv_status begin_due(tkv_cache *cache, struct tkv_layer *layer, struct tkv_coding *list,
+                            size_t *n, tkv_error *err)
+{
+    for (size_t i = 0; i < layer->n_open; i++) {
+        struct tkv_page *page = &layer->pages[layer->open_pages[i]];
+        if (!due(cache, layer, page))
+            continue;
+        const tkv_status status = tkv_coding_begin(cache, layer, page, &list[*n], err);
+        if (status != TKV_OK)
+            return status;
+        *n += list[*n].record != NULL;
+    }
+    return TKV_OK;
+}
+
 tkv_status tkv_cache_seal(tkv_cache *cache, uint32_t index, tkv_error *err)
 {
     if (!cache || index >= cache->n_layers)
@@ -96,23 +127,18 @@ tkv_status tkv_cache_seal(tkv_cache *cache, uint32_t index, tkv_error *err)
     const size_t n_due = count_due(cache, layer);
     if (n_due == 0)
         return TKV_OK;
-    const tkv_allocator *a = &cache->ctx->allocator;
-    const uint32_t n_threads = tkv_n_threads(&cache->ctx->executor);
-    struct sealing s = {
-        .cache = cache, .layer = layer, .scratch_bytes = tkv_coding_scratch_bytes(layer)};
-    s.pages = tkv_alloc(a, n_due * sizeof(struct tkv_page *));
-    s.records = tkv_alloc(a, n_due * sizeof(void *));
-    s.scratch = tkv_cache_scratch(cache, n_threads * s.scratch_bytes);
+    struct tkv_coding *list = tkv_alloc(&cache->ctx->allocator, n_due * sizeof *list);
+    if (!list)
+        return tkv_fail_nomem(err, n_due * sizeof *list, "sealing");
     size_t n = 0;
-    tkv_status status = TKV_OK;
-    if (!s.pages || !s.records || !s.scratch)
-        status = tkv_fail_nomem(err, n_threads * s.scratch_bytes, "sealing");
-    else
-        status = collect(cache, layer, &s, &n, err);
-    tkv_parallel(&cache->ctx->executor, n * 2 * layer->shape.n_kv_heads, seal_item, &s);
-    for (size_t i = 0; i < n; i++)
-        finish(layer, s.pages[i], s.records[i]);
-    tkv_free(a, s.pages, n_due * sizeof(struct tkv_page *));
-    tkv_free(a, s.records, n_due * sizeof(void *));
-    return status;
+    const tkv_status begun = begin_due(cache, layer, list, &n, err);
+    const tkv_status coded = tkv_code_pages(cache, layer, list, n, err);
+    for (size_t i = 0; i < n; i++) {
+        if (coded == TKV_OK)
+            finish(layer, &list[i]);
+        else
+            tkv_coding_drop(layer, &list[i]);
+    }
+    tkv_free(&cache->ctx->allocator, list, n_due * sizeof *list);
+    return begun != TKV_OK ? begun : coded;
 }
