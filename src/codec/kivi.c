@@ -5,7 +5,6 @@
  * Page: for K the groups of channel 0 (tokens 0..31, 32..63), of channel 1, ...; for V those of token
  * 0, of token 1, ...: first all codes, then every group's min, then every group's delta. The codes of
  * a group of n values take b = n * bits / 8 bytes: value i is in byte i % b, at bit i / b * bits. */
-#include <math.h>
 #include <string.h>
 
 #include "base/half.h"
@@ -56,30 +55,61 @@ static float load_half(const uint8_t *at)
     return tkv_half_to_f32((uint16_t)(at[0] | at[1] << 8));
 }
 
-/* Codes n values; bit i of `valid` says that value i exists. */
-static void encode_group(const float *x, size_t n, uint32_t valid, uint32_t bits, uint8_t *codes,
+/* Eight minima and maxima side by side, which compilers turn into vectors. n is 16 or 32. */
+static void range_of(const float *x, size_t n, float *least, float *greatest)
+{
+    float low[8], high[8];
+    for (size_t j = 0; j < 8; j++)
+        low[j] = high[j] = x[j];
+    for (size_t i = 8; i < n; i += 8)
+        for (size_t j = 0; j < 8; j++) {
+            low[j] = x[i + j] < low[j] ? x[i + j] : low[j];
+            high[j] = x[i + j] > high[j] ? x[i + j] : high[j];
+        }
+    *least = low[0], *greatest = high[0];
+    for (size_t j = 1; j < 8; j++) {
+        *least = low[j] < *least ? low[j] : *least;
+        *greatest = high[j] > *greatest ? high[j] : *greatest;
+    }
+}
+
+/* Gives values that do not exist that of one that does, so that they change no range. */
+static void fill_absent(float *x, size_t n, uint32_t valid)
+{
+    size_t first = 0;
+    while (first < n && !(valid >> first & 1))
+        first++;
+    for (size_t i = 0; i < n; i++)
+        if (!(valid >> i & 1))
+            x[i] = first < n ? x[first] : 0.0f;
+}
+
+/* Codes n values; bit i of `valid` says that value i exists, the others get code 0. Destroys x. */
+static void encode_group(float *x, size_t n, uint32_t valid, uint32_t bits, uint8_t *codes,
                          uint8_t *min_at, uint8_t *delta_at)
 {
     const float top = (float)((1u << bits) - 1u);
     const size_t n_bytes = n * bits / 8;
-    float low = INFINITY, high = -INFINITY;
-    for (size_t i = 0; i < n; i++)
-        if (valid >> i & 1) {
-            low = x[i] < low ? x[i] : low;
-            high = x[i] > high ? x[i] : high;
-        }
-    store_half(min_at, valid ? tkv_f32_to_half(low) : 0);
+    float low, high;
+    int32_t code[GROUP];
+    if (valid != 0xffffffffu)
+        fill_absent(x, n, valid);
+    range_of(x, n, &low, &high);
+    store_half(min_at, tkv_f32_to_half(low));
     low = load_half(min_at);
-    store_half(delta_at, valid && high > low ? tkv_f32_to_half((high - low) / top) : 0);
-    const float delta = load_half(delta_at);
+    store_half(delta_at, high > low ? tkv_f32_to_half((high - low) / top) : 0);
+    const float delta = load_half(delta_at), inverse = delta > 0.0f ? 1.0f / delta : 0.0f;
 
-    memset(codes, 0, n_bytes);
-    for (size_t i = 0; i < n && delta > 0.0f; i++) {
-        const float q = rintf((x[i] - low) / delta);
-        const uint32_t code = (uint32_t)(q > top ? top : q > 0.0f ? q : 0.0f);
-        if (valid >> i & 1)
-            codes[i % n_bytes] = (uint8_t)(codes[i % n_bytes] | code << (i / n_bytes * bits));
+    for (size_t i = 0; i < n; i++) {
+        const float q = (x[i] - low) * inverse;
+        code[i] = (int32_t)((q > top ? top : q > 0.0f ? q : 0.0f) + 0.5f);
     }
+    for (size_t i = 0; valid != 0xffffffffu && i < n; i++)
+        code[i] = valid >> i & 1 ? code[i] : 0;
+    memset(codes, 0, n_bytes);
+    for (size_t shift = 0, i = 0; i < n; shift += bits)
+        for (size_t j = 0; j < n_bytes; j++, i++)
+            codes[j] = (uint8_t)(codes[j] | code[i] << shift);
 }
 
 /* One line: codes at `codes`, parameters at min_at and delta_at. */

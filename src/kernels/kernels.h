@@ -96,8 +96,6 @@ struct tkv_kernels {
     /* codes[t][d] = number of turbo thresholds below x[t][d] * inv[t]; energy[t] = sum of squared levels. */
     void (*turbo_codes)(const float *x, const float *inv, uint32_t D, uint32_t bits, uint8_t *codes,
                         int32_t *energy);
-    /* idx[i] = number of thresholds below x[i]. Thresholds ascending, at most 15. */
-    void (*bucketize)(const float *x, size_t n, const float *thresholds, uint32_t n_thresholds, uint8_t *idx);
 
     /* --- kivi: asymmetric codes (FORMAT.md, kivi) --- */
     /* n groups of 32 values: x = code * delta[g] + least[g]. bits: 4 or 2. */

@@ -93,29 +93,6 @@ static void check_codes(struct check *c, struct turbo_args *a, int fill, const c
     check_bytes(c, "turbo_codes", "energy", a->energy, energy, sizeof energy);
 }
 
-static void check_buckets(struct check *c)
-{
-    float thresholds[15];
-    for (uint32_t n = 0; n < 40; n++)
-        for (uint32_t n_thresholds = 1; n_thresholds < 16; n_thresholds++) {
-            float *x = check_alloc(n, 4);
-            uint8_t want[40], *got = check_alloc(n, 1);
-            for (uint32_t i = 0; i < n_thresholds; i++)
-                thresholds[i] = (float)i * 0.125f - 0.9f;
-            check_fill(c, x, n, FILL_UNIFORM);
-            for (uint32_t i = 0; i < n; i += 5)
-                x[i] = thresholds[i % n_thresholds];
-            for (uint32_t i = 0; i < n; i++) {
-                want[i] = 0;
-                while (want[i] < n_thresholds && thresholds[want[i]] < x[i])
-                    want[i]++;
-            }
-            c->now.bucketize(x, n, thresholds, n_thresholds, got);
-            check_bytes(c, "bucketize", "counts", got, want, n);
-            check_free(x, n, 4), check_free(got, n, 1);
-        }
-}
-
 static void bench_tile_k(void *arg)
 {
     struct turbo_args *a = arg;
@@ -153,7 +130,7 @@ static void bench(struct check *c, struct turbo_args *a)
 
 void check_turbo(struct check *c)
 {
-    if (!check_wanted(c, "turbo_tile_k turbo_tile_v turbo_pack turbo_codes bucketize"))
+    if (!check_wanted(c, "turbo_tile_k turbo_tile_v turbo_pack turbo_codes"))
         return;
     for (uint32_t bits = 2; bits <= 4; bits++)
         for (size_t i = 0; i < N_DIMS; i++) {
@@ -171,5 +148,4 @@ void check_turbo(struct check *c)
                 bench(c, &a);
             free_args(&a);
         }
-    check_buckets(c);
 }

@@ -79,22 +79,10 @@ static void turbo_codes_ref(const float *restrict x, const float *restrict inv, 
     }
 }
 
-static void bucketize_ref(const float *restrict x, size_t n, const float *restrict thresholds,
-                          uint32_t n_thresholds, uint8_t *restrict idx)
-{
-    for (size_t i = 0; i < n; i++) {
-        uint32_t below = 0;
-        for (uint32_t j = 0; j < n_thresholds; j++)
-            below += thresholds[j] < x[i];
-        idx[i] = (uint8_t)below;
-    }
-}
-
 void tkv_turbo_ref(struct tkv_kernels *k)
 {
     k->turbo_tile_k = turbo_tile_k_ref;
     k->turbo_tile_v = turbo_tile_v_ref;
     k->turbo_pack = turbo_pack_ref;
     k->turbo_codes = turbo_codes_ref;
-    k->bucketize = bucketize_ref;
 }

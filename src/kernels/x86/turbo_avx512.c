@@ -196,26 +196,10 @@ static void turbo_codes_avx512(const float *restrict x, const float *restrict in
         code_rows(x, inv, D, 2, codes, energy);
 }
 
-static void bucketize_avx512(const float *restrict x, size_t n, const float *restrict thresholds,
-                             uint32_t n_thresholds, uint8_t *restrict idx)
-{
-    for (size_t i = 0; i < n; i += 16) {
-        const __mmask16 live = (__mmask16)(n - i < 16 ? (1u << (n - i)) - 1u : 0xffffu);
-        const __m512 y = _mm512_maskz_loadu_ps(live, x + i);
-        __m512i below = _mm512_setzero_si512();
-        for (uint32_t j = 0; j < n_thresholds; j++) {
-            const __mmask16 k = _mm512_cmp_ps_mask(_mm512_set1_ps(thresholds[j]), y, _CMP_LT_OQ);
-            below = _mm512_mask_add_epi32(below, k, below, _mm512_set1_epi32(1));
-        }
-        _mm_mask_storeu_epi8(idx + i, live, _mm512_cvtepi32_epi8(below));
-    }
-}
-
 void tkv_turbo_avx512(struct tkv_kernels *k)
 {
     k->turbo_tile_k = turbo_tile_k_avx512;
     k->turbo_tile_v = turbo_tile_v_avx512;
     k->turbo_pack = turbo_pack_avx512;
     k->turbo_codes = turbo_codes_avx512;
-    k->bucketize = bucketize_avx512;
 }
