@@ -161,43 +161,83 @@ static const int32_t *cell_positions(const struct tkg_cells *cells, int64_t firs
     return pos;
 }
 
-static bool put_rows(struct tkg_root *root, int64_t first, size_t n, const char *rows)
+/* What a write needs beside the rows themselves. */
+struct writer {
+    char *edge;   /* [1] row of the root that is written in part */
+    char *values; /* [CHUNK_ROWS] rows of V that go along with K */
+};
+
+/* Keys come layer by layer before any values do. They are written together with the values that
+ * are there, so that pages are whole and seal: otherwise a restored cache would be all f16 until
+ * its last layer has come. */
+static bool put_keys(struct tkg_root *k, size_t n, const int64_t *slots, const int32_t *pos,
+                     const char *rows, char *values)
+{
+    const struct tkg_root *v = k->pair;
+    tkv_cache *cache = k->buffer->cache;
+    tkv_error err = {{0}};
+    if (tkv_cache_read(cache, k->layer, TKV_V, n, slots, values, TKV_F16, v->row_bytes, &err) !=
+            TKV_OK ||
+        tkv_cache_write(cache, k->layer, n, slots, pos, NULL,
+                        (tkv_rows){rows, TKV_F16, k->row_bytes},
+                        (tkv_rows){values, TKV_F16, v->row_bytes}, &err) != TKV_OK) {
+        return failed(k, "rows not written", &err);
+    }
+    tkg_watch_rows(k, n, slots, pos, rows, TKV_F16, k->row_bytes);
+    return true;
+}
+
+static bool put_rows(struct tkg_root *root, int64_t first, size_t n, const char *rows,
+                     const struct writer *w)
 {
     int64_t slots[CHUNK_ROWS];
     int32_t pos[CHUNK_ROWS];
     first_slots(slots, first, n);
     const int32_t *known = cell_positions(root->cells, first, n, pos);
-    return tkg_rows_put(root, n, slots, known, rows, TKV_F16, root->row_bytes);
+    const bool ok = root->kind == TKV_K
+                        ? put_keys(root, n, slots, known, rows, w->values)
+                        : tkg_rows_put(root, n, slots, known, rows, TKV_F16, root->row_bytes);
+    tkg_rows_seal(root);
+    return ok;
 }
 
-static bool write_coded(struct tkg_root *root, size_t offset, size_t bytes, const char *in,
-                        char *edge)
+/* Writes what fits into one row (a part of it) or one chunk that ends with a page; returns the
+ * bytes done, 0 on failure. */
+static size_t write_some(struct tkg_root *root, size_t offset, size_t bytes, const char *in,
+                         const struct writer *w)
 {
-    while (bytes > 0) {
-        const int64_t row = (int64_t)(offset / root->row_bytes);
-        const size_t skip = offset % root->row_bytes;
-        size_t n_bytes;
-        bool ok;
-        if (skip != 0 || bytes < root->row_bytes) {
-            n_bytes = root->row_bytes - skip < bytes ? root->row_bytes - skip : bytes;
-            ok = get_rows(root, row, 1, edge);
-            memcpy(edge + skip, in, ok ? n_bytes : 0);
-            ok = ok && put_rows(root, row, 1, edge);
-        } else {
-            size_t n = bytes / root->row_bytes;
-            n = n < CHUNK_ROWS ? n : CHUNK_ROWS;
-            n_bytes = n * root->row_bytes;
-            restore_positions(root, row, n, in);
-            ok = put_rows(root, row, n, in);
+    const int64_t row = (int64_t)(offset / root->row_bytes);
+    const size_t skip = offset % root->row_bytes;
+    if (skip != 0 || bytes < root->row_bytes) {
+        const size_t rest = root->row_bytes - skip;
+        const size_t n_bytes = rest < bytes ? rest : bytes;
+        if (!get_rows(root, row, 1, w->edge)) {
+            return 0;
         }
-        if (!ok) {
-            return false;
-        }
-        in += n_bytes;
-        offset += n_bytes;
-        bytes -= n_bytes;
+        memcpy(w->edge + skip, in, n_bytes);
+        return put_rows(root, row, 1, w->edge, w) ? n_bytes : 0;
     }
-    return true;
+    const size_t to_page_end = CHUNK_ROWS - (size_t)row % TKV_PAGE_TOKENS;
+    size_t n = bytes / root->row_bytes;
+    n = n < to_page_end ? n : to_page_end;
+    restore_positions(root, row, n, in);
+    return put_rows(root, row, n, in, w) ? n * root->row_bytes : 0;
+}
+
+static bool write_coded(struct tkg_root *root, size_t offset, size_t bytes, const char *in)
+{
+    struct writer w = {malloc(root->row_bytes), malloc(CHUNK_ROWS * root->pair->row_bytes)};
+    bool ok = w.edge != NULL && w.values != NULL;
+    while (ok && bytes > 0) {
+        const size_t done = write_some(root, offset, bytes, in, &w);
+        ok = done > 0;
+        in += done;
+        offset += done;
+        bytes -= done;
+    }
+    free(w.edge);
+    free(w.values);
+    return ok;
 }
 
 bool tkg_rows_write(struct tkg_root *root, size_t offset, size_t bytes, const void *in)
@@ -212,11 +252,7 @@ bool tkg_rows_write(struct tkg_root *root, size_t offset, size_t bytes, const vo
         }
         return root->plain != NULL;
     }
-    char *edge = malloc(root->row_bytes);
-    const bool ok = edge != NULL && write_coded(root, offset, bytes, in, edge);
-    free(edge);
-    tkg_rows_seal(root);
-    return ok;
+    return write_coded(root, offset, bytes, in);
 }
 
 /* ---- copying, forgetting ---------------------------------------------------------------- */

@@ -131,7 +131,10 @@ def one_round(rng, server, checks, slot_ctx):
 def soak(args, slots):
     rng = random.Random(args.seed)
     checks = []
-    server = Server(args, {"GGML_BACKEND_PATH": args.plugin, "TIGHTKV_KV": args.kv}, slots)
+    env = {"GGML_BACKEND_PATH": args.plugin, "TIGHTKV_KV": args.kv}
+    if "TIGHTKV_SANITIZER_RUNTIME" in os.environ:
+        env["LD_PRELOAD"] = os.environ["TIGHTKV_SANITIZER_RUNTIME"]
+    server = Server(args, env, slots)
     try:
         end = time.monotonic() + args.seconds
         rounds = 0
