@@ -48,7 +48,8 @@ int eval_add_usage(struct eval *e, struct eval_row *row, struct llama_context *c
     }
     struct tightkv_ggml_stats st;
     int rc = plugin_stats(e, row, &st);
-    usage->bytes += (double)(st.sealed_bytes + st.open_bytes + st.meta_bytes);
-    usage->n_values += (double)st.n_values;
+    /* What the plug-in could not code counts as the f16 that it is. */
+    usage->bytes += (double)(st.sealed_bytes + st.open_bytes + st.meta_bytes + st.plain_bytes);
+    usage->n_values += (double)st.n_values + (double)st.plain_bytes / 2;
     return rc;
 }
