@@ -21,7 +21,7 @@ static const char *const things[] = {"anchor",  "apple",  "basket",   "candle", 
 enum { FACT_BYTES = 128, MAX_FACTS = 64 };
 
 struct fact {
-    char statement[FACT_BYTES]; /* with a space before it */
+    char statement[2 * FACT_BYTES]; /* with a space before it */
     char prompt[2 * FACT_BYTES];
     char answer[FACT_BYTES];
 };
@@ -61,7 +61,7 @@ static void make_fact(struct fact *f, unsigned form, uint64_t *random)
         snprintf(f->prompt, sizeof(f->prompt),
                  "\nQuestion: Where does %s %s keep the %s? Answer: %s", name, city, thing, claim);
     }
-    snprintf(f->statement, FACT_BYTES, " %.*s%s", FACT_BYTES / 2, claim, f->answer);
+    snprintf(f->statement, sizeof(f->statement), " %s%s", claim, f->answer);
 }
 
 /* Facts of all forms in turn, no two with the same question. */
@@ -90,7 +90,7 @@ static size_t sentence_end(const char *text, size_t at, size_t n)
 /* The first n bytes of the filler with the facts in it. */
 static char *weave(const char *filler, size_t n, const struct fact *facts, size_t n_facts)
 {
-    char *out = cli_alloc(n + n_facts * FACT_BYTES + 1, 1), *end = out;
+    char *out = cli_alloc(n + n_facts * sizeof(facts->statement) + 1, 1), *end = out;
     size_t done = 0;
     for (size_t i = 0; i < n_facts; i++) {
         size_t at = sentence_end(filler, n * (2 * i + 1) / (2 * n_facts), n);
@@ -98,7 +98,7 @@ static char *weave(const char *filler, size_t n, const struct fact *facts, size_
         memcpy(end, filler + done, at - done);
         end += at - done;
         done = at;
-        end += snprintf(end, FACT_BYTES, "%s", facts[i].statement);
+        end += snprintf(end, sizeof(facts[i].statement), "%s", facts[i].statement);
     }
     memcpy(end, filler + done, n - done);
     return out;

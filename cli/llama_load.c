@@ -96,9 +96,11 @@ static int load_plugin(struct cli_llama *l)
 int cli_llama_open(struct cli_llama *l, const struct cli_common *common, bool with_plugin)
 {
     *l = (struct cli_llama){.level = common->level};
-    l->bin = cli_find_llama_bin();
-    if (!l->bin)
+    char *bin = cli_find_llama_bin();
+    if (!bin)
         return CLI_DATA;
+    snprintf(l->bin, sizeof(l->bin), "%s", bin);
+    free(bin);
     int rc = load_library(l);
     if (rc != CLI_OK)
         return rc;

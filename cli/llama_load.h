@@ -17,7 +17,7 @@ struct llama_api {
 /* What is loaded: one a process, because ggml's registry is one a process. Never unloaded. */
 struct cli_llama {
     struct llama_api api;
-    char *bin;              /* folder of libllama.so and the programs */
+    char bin[4096];         /* folder of libllama.so and the programs */
     ggml_backend_reg_t reg; /* the plug-in; NULL when it was not asked for */
     tightkv_ggml_configure_fn configure;
     tightkv_ggml_stats_fn stats;

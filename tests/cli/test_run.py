@@ -41,7 +41,9 @@ class Run(command.CommandTest):
         self.assertEqual(out, "libggml-tightkv.so\nsmall,\n")
 
     def test_program_of_llama_cpp(self):
-        code, out, err = command.run("run", "--", "llama-bench", "--help")
+        runtime = os.environ.get("TIGHTKV_SANITIZER_RUNTIME")
+        env = {"LD_PRELOAD": runtime, "ASAN_OPTIONS": "detect_leaks=0"} if runtime else {}
+        code, out, err = command.run("run", "--", "llama-bench", "--help", env=env)
         self.assertEqual(code, command.OK, err)
         self.assertIn("llama-bench", out)
 
