@@ -181,6 +181,5 @@ void stock_engine_close(struct stock_engine *e)
     }
     if (e->backend)
         api->ggml_backend_free(e->backend);
-    free(e->llama.bin);
     free(e);
 }

@@ -233,7 +233,6 @@ static void check_all(struct report *r, const char *model)
         if (spec_ok && model)
             check_model(r, &llama, model, &spec);
     }
-    free(llama.bin);
 }
 
 #else

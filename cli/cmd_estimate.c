@@ -294,7 +294,6 @@ static void free_estimate(struct estimate *e)
         free(e->rows[i].name);
     free(e->rows);
     free(e->groups);
-    free(e->llama.bin);
     model_layers_free(&e->model);
 }
 
