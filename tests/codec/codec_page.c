@@ -31,18 +31,37 @@ size_t test_levels(struct test_level *levels)
     return n;
 }
 
-static double uniform(uint64_t *state) /* splitmix64 */
+struct random {
+    uint64_t state;
+    double spare; /* Gaussians come in pairs */
+    bool has_spare;
+};
+
+static double uniform(struct random *r) /* splitmix64 */
 {
-    uint64_t z = *state += 0x9e3779b97f4a7c15u;
+    uint64_t z = r->state += 0x9e3779b97f4a7c15u;
     z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
     z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
     return ((double)((z ^ (z >> 31)) >> 11) + 0.5) * 0x1p-53;
 }
 
-static double gaussian(uint64_t *state)
+/* Marsaglia's polar method. */
+static double gaussian(struct random *r)
 {
-    const double r = sqrt(-2.0 * log(uniform(state)));
-    return r * cos(6.283185307179586 * uniform(state));
+    if (r->has_spare) {
+        r->has_spare = false;
+        return r->spare;
+    }
+    double a, b, s;
+    do {
+        a = 2.0 * uniform(r) - 1.0;
+        b = 2.0 * uniform(r) - 1.0;
+        s = a * a + b * b;
+    } while (s >= 1.0 || s == 0.0);
+    const double factor = sqrt(-2.0 * log(s) / s);
+    r->spare = b * factor;
+    r->has_spare = true;
+    return a * factor;
 }
 
 const char *test_rows_name(int rows)
@@ -53,12 +72,12 @@ const char *test_rows_name(int rows)
     return names[rows];
 }
 
-static double one_value(uint64_t *state, int rows, double row_scale, double constant, bool outlier)
+static double one_value(struct random *r, int rows, double row_scale, double constant, bool outlier)
 {
-    const double g = gaussian(state);
+    const double g = gaussian(r);
     switch (rows) {
     case ROWS_HEAVY:
-        return g / sqrt(-log(uniform(state)));
+        return g / sqrt(-0.5 * log(uniform(r) * uniform(r)));
     case ROWS_OUTLIER:
         return outlier ? 40.0 + 4.0 * g : g;
     case ROWS_OFFSET:
@@ -74,7 +93,7 @@ static double one_value(uint64_t *state, int rows, double row_scale, double cons
     case ROWS_FLAT:
         return g > 0.0 ? 1.0 : -1.0;
     case ROWS_SPARSE:
-        return uniform(state) < 0.02 ? g : 0.0;
+        return uniform(r) < 0.02 ? g : 0.0;
     default:
         return g;
     }
@@ -82,15 +101,15 @@ static double one_value(uint64_t *state, int rows, double row_scale, double cons
 
 void test_rows(float *x, uint32_t D, int rows, uint64_t seed)
 {
-    uint64_t state = seed * 1000003 + (uint64_t)rows;
+    struct random r = {.state = seed * 1000003 + (uint64_t)rows};
     double constant[TKV_MAX_HEAD_DIM];
     for (uint32_t d = 0; d < D; d++)
-        constant[d] = gaussian(&state);
-    const uint32_t outlier = (uint32_t)(uniform(&state) * D);
+        constant[d] = gaussian(&r);
+    const uint32_t outlier = (uint32_t)(uniform(&r) * D);
     for (size_t t = 0; t < TOKENS; t++) {
-        const double row_scale = pow(10.0, 8.0 * uniform(&state) - 4.0);
+        const double row_scale = pow(10.0, 8.0 * uniform(&r) - 4.0);
         for (uint32_t d = 0; d < D; d++)
-            x[t * D + d] = (float)one_value(&state, rows, row_scale, constant[d], d == outlier);
+            x[t * D + d] = (float)one_value(&r, rows, row_scale, constant[d], d == outlier);
     }
 }
 
@@ -98,7 +117,7 @@ void test_page_init(struct test_page *p, const struct tkv_codec_ops *ops,
                     const struct tkv_kernels *kernels, uint32_t D, tkv_kind kind)
 {
     const size_t n = (size_t)TOKENS * D;
-    uint64_t state = 7;
+    struct random r = {.state = 7};
     *p = (struct test_page){.ops = ops, .env = {kernels, D, kind, NULL}, .n = n};
     p->bytes = ops->page_bytes(D, kind);
     p->page = aligned_alloc(64, (p->bytes + N_GUARD + 63) / 64 * 64);
@@ -112,7 +131,7 @@ void test_page_init(struct test_page *p, const struct tkv_codec_ops *ops,
     const size_t scratch = ops->scratch_bytes ? ops->scratch_bytes(D) : 0;
     p->scratch = aligned_alloc(64, (scratch + 63) / 64 * 64);
     for (uint32_t d = 0; d < D; d++)
-        p->sign[d] = uniform(&state) < 0.5 ? -1.0f : 1.0f;
+        p->sign[d] = uniform(&r) < 0.5 ? -1.0f : 1.0f;
 }
 
 void test_page_free(struct test_page *p)

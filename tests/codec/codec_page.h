@@ -30,7 +30,7 @@ size_t test_levels(struct test_level *levels);
 /* What rows may look like. */
 enum {
     ROWS_GAUSSIAN,
-    ROWS_HEAVY,   /* Gaussian over the root of an exponential: a few huge values */
+    ROWS_HEAVY,   /* Student's t of 4 degrees: a few huge values */
     ROWS_OUTLIER, /* one channel 40 times the others */
     ROWS_OFFSET,  /* one constant vector 20 times as long as what varies */
     ROWS_SCALES,  /* rows of norms from 1e-4 to 1e4 */

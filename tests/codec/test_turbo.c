@@ -132,7 +132,7 @@ static uint32_t stored_code(const struct test_page *p, uint32_t bits, size_t t, 
         const size_t group = t / 4;
         unit = group / per * (D / 16) + d / 16, level = group % per, at = d % 16 * 4 + t % 4;
     }
-    uint32_t code = p->page[unit * 64 + at] >> (width * level) & ((1u << width) - 1);
+    uint32_t code = (uint32_t)p->page[unit * 64 + at] >> (width * level) & ((1u << width) - 1);
     if (bits == 3)
         code |= (uint32_t)(p->page[16 * D + (unit * per + level) * 8 + at / 8] >> (at % 8) & 1)
                 << 2;
