@@ -7,7 +7,7 @@
 
 #include "fuzz.h"
 
-enum { MAX_BYTES = 1 << 16, N_MUTATIONS = 64 };
+enum { MAX_BYTES = 1 << 16, N_MUTATIONS = 24 };
 
 static size_t read_file(const char *folder, const char *name, uint8_t *data)
 {
