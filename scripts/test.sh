@@ -49,5 +49,6 @@ for preset in "$@"; do
 done
 
 printf '\n%s' "$summary"
-echo "$passed passed, $failed failed"
+mkdir -p build
+echo "$passed passed, $failed failed" | tee build/summary
 [ "$failed" -eq 0 ]

@@ -28,7 +28,7 @@ static void load_plain(struct tkv_worker *w)
 }
 
 /* scale, codes and what is left of a row. */
-static void quantize(struct tkv_worker *w, int domain, uint32_t planes)
+static void quantize(struct tkv_worker *w, enum tkv_domain domain, uint32_t planes)
 {
     const struct tkv_kernels *k = &w->job->cache->ctx->kernels;
     const uint32_t D = w->job->layer->head_dim[TKV_K];
@@ -47,7 +47,7 @@ static void quantize(struct tkv_worker *w, int domain, uint32_t planes)
     }
 }
 
-static void transform(struct tkv_worker *w, int domain, bool rotate, const float *balance)
+static void transform(struct tkv_worker *w, enum tkv_domain domain, bool rotate, const float *balance)
 {
     const uint32_t D = w->job->layer->head_dim[TKV_K];
     float *q = w->q[domain];

@@ -138,7 +138,7 @@ static void balance_head(const float *deviation, const float *q_square, uint64_t
     for (uint32_t c = 0; c < D; c++) {
         double e = 0;
         if (balance[c] > 0 && isfinite(balance[c]))
-            e = 0.5 * (log2(balance[c]) - centre);
+            e = 0.5 * (log2((double)balance[c]) - centre);
         e = e < -6 ? -6 : e > 6 ? 6 : e;
         balance[c] = (float)exp2(e);
     }
