@@ -60,23 +60,21 @@ static int start_program(const struct complete_options *o, int argc, char **argv
 {
     char *program = cli_find_program(argv[0]);
     char *plugin = program ? cli_find_plugin() : NULL;
-    char *absolute = plugin ? realpath(plugin, NULL) : NULL;
     int rc = CLI_DATA;
-    if (absolute) {
+    if (plugin) {
         char n_threads[16];
         snprintf(n_threads, sizeof(n_threads), "%d", (int)o->common.n_threads);
         char **program_argv = make_argv(o, argc, argv, n_threads);
-        setenv("GGML_BACKEND_PATH", absolute, 1);
+        setenv("GGML_BACKEND_PATH", plugin, 1);
         if (o->kv)
             setenv("TIGHTKV_KV", o->kv, 1);
         cli_export_cpu(&o->common);
-        cli_say(o->common.level, CLI_VERBOSE, "GGML_BACKEND_PATH=%s TIGHTKV_KV=%s %s", absolute,
+        cli_say(o->common.level, CLI_VERBOSE, "GGML_BACKEND_PATH=%s TIGHTKV_KV=%s %s", plugin,
                 o->kv ? o->kv : "", program);
         execv(program, program_argv);
         rc = cli_fail("cannot start %s: %s", program, strerror(errno));
         free(program_argv);
     }
-    free(absolute);
     free(plugin);
     free(program);
     return rc;

@@ -97,14 +97,14 @@ static int complete_lines(struct completer *c)
 static int open_completer(struct completer *c, struct cli_llama *llama, const char *model)
 {
     const struct complete_options *o = c->options;
-    const char *kv = o->kv ? o->kv : "";
+    const char *kv = o->kv ? o->kv : getenv("TIGHTKV_KV");
     int rc = cli_llama_open(llama, &o->common, true);
     if (rc == CLI_OK)
         rc = session_open(&c->session, llama, model, (int)o->common.n_threads);
     if (rc != CLI_OK)
         return rc;
     c->n_ctx = c->session.n_ctx_train;
-    c->ctx = session_context(&c->session, &(struct session_cache){.spec = kv}, c->n_ctx);
+    c->ctx = session_context(&c->session, &(struct session_cache){.spec = kv ? kv : ""}, c->n_ctx);
     c->sampler = make_sampler(&llama->api, o);
     return c->ctx ? CLI_OK : CLI_DATA;
 }

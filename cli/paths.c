@@ -25,13 +25,12 @@ static bool exists(const char *path)
     return access(path, R_OK) == 0;
 }
 
-/* Takes `path`: gives it back when there is such a file, else frees it. */
+/* Takes `path`: gives its shortest absolute form back when there is such a file, else NULL. */
 static char *if_exists(char *path)
 {
-    if (exists(path))
-        return path;
+    char *resolved = exists(path) ? realpath(path, NULL) : NULL;
     free(path);
-    return NULL;
+    return resolved;
 }
 
 char *cli_look_for_plugin(void)
