@@ -136,7 +136,7 @@ static void encode(const struct tkv_codec_env *env, uint32_t bits, const float *
         struct line line = line_at(&s, page, l);
         for (size_t i = 0; i < s.line_values; i += GROUP) {
             const size_t n = s.line_values - i < GROUP ? s.line_values - i : GROUP;
-            float group[GROUP];
+            float group[GROUP] = {0};
             for (size_t j = 0; j < n; j++)
                 group[j] = env->kind == TKV_K ? x[(i + j) * D + l] : x[l * D + i + j];
             const uint64_t live = env->kind == TKV_K ? valid >> i : 0 - (valid >> l & 1);
