@@ -6,12 +6,12 @@
  *   claim.c            which operations the device takes
  *   buffer.c           memory of that device; tensors named cache_* become roots
  *   root.c             one K or V tensor of a layer, coded or plain, decided at its first use
- *   rows.c             its bytes, as ggml sees them (f16 rows), read and written
+ *   root_io.c          its bytes, as ggml sees them (f16 rows), read and written
  *   memo.c             positions of rows that were saved, by a hash of the row
  *   graph.c            computes a graph: each node goes to
- *   attend.c             SET_ROWS and FLASH_ATTN_EXT on coded roots,
- *   shift.c              ROPE in place on a coded root (context shift), or
- *   fallback.c           anything else: a graph of one node on ggml's CPU backend
+ *     attention.c        SET_ROWS and FLASH_ATTN_EXT on coded roots,
+ *     shift.c            ROPE in place on a coded root (context shift), or
+ *     fallback.c         anything else: a graph of one node on ggml's CPU backend
  *   positions.c        token positions, from the ROPE node above
  *   watch.c            compares coded pages with what they coded
  *   config.c, log.c, version.c, executor.c
@@ -172,7 +172,7 @@ void tkg_buffer_settle(struct tkg_buffer *buffer);
 /* Threads for the library's work on this buffer. */
 void tkg_buffer_threads(struct tkg_buffer *buffer, uint32_t n_threads);
 
-/* ---- rows.c: a root as bytes of its nominal f16 layout ---------------------------------- */
+/* ---- root_io.c: a root as bytes of its nominal f16 layout ---------------------------------- */
 
 bool tkg_rows_read(struct tkg_root *root, size_t offset, size_t bytes, void *out);
 bool tkg_rows_write(struct tkg_root *root, size_t offset, size_t bytes, const void *in);

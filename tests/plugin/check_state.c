@@ -1,5 +1,6 @@
-/* check_state.c: sequences saved and restored through libllama, over and over: the coded cache has to give the same bytes
- * each time, keep its first tokens exact, take the same memory again, and be empty after a clear.
+/* check_state.c: a sequence saved and restored through libllama, over and over: the coded cache has
+ * to give the same bytes each time, take the same memory again (so its first tokens are exact
+ * again), and be empty after a clear.
  *
  * usage: check_state PLUGIN FOLDER_OF_CPU_BACKENDS MODEL, with GGML_BACKEND_PATH unset */
 #include <stdio.h>

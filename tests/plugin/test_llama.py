@@ -79,6 +79,9 @@ class Text(Plugin):
     def test_one_quantised_type(self):
         self.check_same("-c", 512, "-ctk", "q8_0", says="its partner has another type")
 
+    def test_some_layers(self):
+        self.check_same("-c", 512, "-ngl", 4)
+
     def test_nominal_size(self):
         _, log = self.complete("-c", 2048, "-lv", 4, kv=CODED, TIGHTKV_SIZE="nominal")
         self.assertRegex(log, r"TIGHTKV KV buffer size = +24\.00 MiB")

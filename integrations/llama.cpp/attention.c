@@ -1,4 +1,4 @@
-/* attend.c: the two operations that a coded cache exists for: writing rows, and attention over
+/* attention.c: the two operations that a coded cache exists for: writing rows, and attention over
  * them. */
 #include <math.h>
 #include <string.h>
