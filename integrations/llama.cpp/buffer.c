@@ -264,7 +264,7 @@ static size_t buft_alloc_size(ggml_backend_buffer_type_t buft, const struct ggml
     if (tkg_plugin.nominal_size || !tkg_is_cache_tensor(t)) {
         return ggml_nbytes(t);
     }
-    const size_t coded = tkg_root_estimate(t, 0);
+    const size_t coded = tkg_root_estimate(t);
     return coded < ggml_nbytes(t) ? coded : ggml_nbytes(t);
 }
 

@@ -135,7 +135,7 @@ struct tkg_root *tkg_root_create(struct tkg_buffer *buffer, const struct ggml_te
 void tkg_root_destroy(struct tkg_root *root);
 
 /* What an f16 tensor of a cache takes once coded: an estimate from its shape alone. */
-size_t tkg_root_estimate(const struct ggml_tensor *t, uint32_t head_dim);
+size_t tkg_root_estimate(const struct ggml_tensor *t);
 bool tkg_is_named_like_cache(const struct ggml_tensor *t);
 bool tkg_is_cache_tensor(const struct ggml_tensor *t);
 

@@ -34,25 +34,36 @@ static size_t whole_pages(size_t n_tokens)
     return (n_tokens + TKV_PAGE_TOKENS - 1) / TKV_PAGE_TOKENS * TKV_PAGE_TOKENS;
 }
 
-size_t tkg_root_estimate(const struct ggml_tensor *t, uint32_t head_dim)
+struct shape {
+    tkv_kind kind;
+    size_t row_elems, n_slots, n_streams;
+};
+
+/* What a tensor of this shape takes once its cells are full. */
+static size_t estimate(const tkv_spec *spec, const struct shape *shape, uint32_t head_dim)
 {
-    /* Most models have heads of 128; where that cannot be, the largest power of two that can. */
-    for (uint32_t d = 128; head_dim == 0 && d >= 16; d /= 2) {
-        head_dim = t->ne[0] % d == 0 ? d : 0;
-    }
-    const tkv_spec *spec = &tkg_plugin.spec;
-    const tkv_kind kind = kind_of(t);
-    const tkv_codec codec = kind == TKV_K ? spec->k : spec->v;
-    const size_t page = head_dim != 0 ? tkv_page_bytes(codec, kind, head_dim) : 0;
+    const size_t row_bytes = shape->row_elems * sizeof(ggml_fp16_t);
+    const tkv_codec codec = shape->kind == TKV_K ? spec->k : spec->v;
+    const size_t page = head_dim != 0 ? tkv_page_bytes(codec, shape->kind, head_dim) : 0;
     if (page == 0) {
-        return ggml_nbytes(t);
+        return shape->n_streams * shape->n_slots * row_bytes;
     }
-    const size_t n_slots = (size_t)t->ne[1], n_streams = (size_t)t->ne[2];
     const size_t exact = whole_pages(spec->sink) + whole_pages(spec->tail);
-    const size_t n_open = exact < n_slots ? exact : n_slots;
-    const size_t n_pages = (n_slots - n_open + TKV_PAGE_TOKENS - 1) / TKV_PAGE_TOKENS;
-    const size_t n_heads = (size_t)t->ne[0] / head_dim;
-    return n_streams * (n_pages * n_heads * page + n_open * (size_t)t->ne[0] * sizeof(ggml_fp16_t));
+    const size_t n_open = exact < shape->n_slots ? exact : shape->n_slots;
+    const size_t n_pages = whole_pages(shape->n_slots - n_open) / TKV_PAGE_TOKENS;
+    const size_t n_heads = shape->row_elems / head_dim;
+    return shape->n_streams * (n_pages * n_heads * page + n_open * row_bytes);
+}
+
+size_t tkg_root_estimate(const struct ggml_tensor *t)
+{
+    const struct shape shape = {kind_of(t), (size_t)t->ne[0], (size_t)t->ne[1], (size_t)t->ne[2]};
+    /* Most models have heads of 128; where that cannot be, the largest power of two that can. */
+    uint32_t head_dim = 0;
+    for (uint32_t d = 128; head_dim == 0 && d >= 16; d /= 2) {
+        head_dim = shape.row_elems % d == 0 ? d : 0;
+    }
+    return estimate(&tkg_plugin.spec, &shape, head_dim);
 }
 
 /* The cells that a tensor of this shape belongs to: one set for each shape in a buffer. */
@@ -139,8 +150,15 @@ static bool create_cache(struct tkg_buffer *buffer, tkv_error *err)
     params.executor = (tkv_executor){buffer, buffer->n_threads, tkg_run_parallel};
     tkv_codec f16;
     buffer->exact = tkv_codec_find("f16", &f16, NULL) == TKV_OK && buffer->spec.k.id == f16.id;
-    return tkv_context_create(&params, &buffer->ctx, err) == TKV_OK &&
-           tkv_cache_create(buffer->ctx, &buffer->spec, &buffer->cache, err) == TKV_OK;
+    if (tkv_context_create(&params, &buffer->ctx, err) != TKV_OK) {
+        return false;
+    }
+    if (tkv_cache_create(buffer->ctx, &buffer->spec, &buffer->cache, err) != TKV_OK) {
+        tkv_context_destroy(buffer->ctx);
+        buffer->ctx = NULL;
+        return false;
+    }
+    return true;
 }
 
 /* Why a pair cannot be coded, or NULL when it now is. */
@@ -194,15 +212,9 @@ struct settled {
 /* The size that the buffer reports, now that the head size is known. */
 static void correct_report(struct tkg_root *root, struct settled *s)
 {
-    const struct ggml_tensor shape = {
-        .type = GGML_TYPE_F16,
-        .ne = {(int64_t)(root->row_bytes / sizeof(ggml_fp16_t)), root->n_slots, root->n_streams, 1},
-        .nb = {sizeof(ggml_fp16_t), root->row_bytes, root->row_bytes * (size_t)root->n_slots,
-               nominal_bytes(root)},
-    };
-    struct ggml_tensor named = shape;
-    memcpy(named.name, root->name, sizeof(named.name));
-    const size_t coded = tkg_root_estimate(&named, root->head_dim);
+    const struct shape shape = {root->kind, root->row_bytes / sizeof(ggml_fp16_t),
+                                (size_t)root->n_slots, (size_t)root->n_streams};
+    const size_t coded = estimate(&root->buffer->spec, &shape, root->head_dim);
     if (!tkg_plugin.nominal_size) {
         root->buffer->ggml->size += coded - root->reported_bytes;
         root->reported_bytes = coded;
