@@ -149,38 +149,83 @@ static void turbo_pack_avx512(const uint8_t *restrict tile, uint32_t D, tkv_kind
         }
 }
 
-/* The number of thresholds below y, by binary search: entry i of `table` is threshold i - 1. */
-static inline __m512i search(__m512 y, __m512 table, uint32_t bits)
+/* What the quantiser looks up. Entry i of `threshold` is threshold i - 1; first and second are those
+ * of the first steps of the search, which need no permutation. */
+struct tables {
+    __m512 threshold, first, second_low, second_high;
+    __m512i magnitude; /* of the level of a code, in every lane */
+};
+
+static inline struct tables make_tables(uint32_t bits)
 {
-    __m512i code = _mm512_setzero_si512();
-    for (int bit = 1 << (bits - 1); bit > 0; bit >>= 1) {
+    _Alignas(64) float threshold[16] = {0};
+    _Alignas(16) uint8_t magnitude[16] = {0};
+    const int8_t *level = tkv_turbo_levels(bits);
+    const uint32_t n = 1u << bits;
+    for (uint32_t i = 0; i < n; i++) {
+        threshold[i] = i > 0 ? tkv_turbo_threshold(bits, i - 1) : 0.0f;
+        magnitude[i] = (uint8_t)(level[i] < 0 ? -level[i] : level[i]);
+    }
+    return (struct tables){
+        .threshold = _mm512_load_ps(threshold),
+        .first = _mm512_set1_ps(threshold[n / 2]),
+        .second_low = _mm512_set1_ps(threshold[n / 4]),
+        .second_high = _mm512_set1_ps(threshold[n / 2 + n / 4]),
+        .magnitude = _mm512_broadcast_i32x4(_mm_load_si128((const __m128i *)magnitude)),
+    };
+}
+
+/* The number of thresholds below y, by binary search. Comparisons and permutations share one port, so
+ * the first two steps choose their thresholds by blending. */
+static inline __m512i search(__m512 y, const struct tables *t, uint32_t bits)
+{
+    const int top = 1 << (bits - 1);
+    __mmask16 above = _mm512_cmp_ps_mask(y, t->first, _CMP_GT_OQ);
+    __m512i code = _mm512_maskz_mov_epi32(above, _mm512_set1_epi32(top));
+    const __m512 second = _mm512_mask_mov_ps(t->second_low, above, t->second_high);
+    above = _mm512_cmp_ps_mask(y, second, _CMP_GT_OQ);
+    code = _mm512_mask_or_epi32(code, above, code, _mm512_set1_epi32(top >> 1));
+    for (int bit = top >> 2; bit > 0; bit >>= 1) {
         const __m512i next = _mm512_or_si512(code, _mm512_set1_epi32(bit));
-        const __m512 threshold = _mm512_permutexvar_ps(next, table);
+        const __m512 threshold = _mm512_permutexvar_ps(next, t->threshold);
         code = _mm512_mask_mov_epi32(code, _mm512_cmp_ps_mask(y, threshold, _CMP_GT_OQ), next);
     }
     return code;
 }
 
+/* Codes 64 values, or n = 16, 32 or 48; adds their squared levels to *energy. */
+static inline void code_run(const float *x, size_t n, __m512 factor, const struct tables *t,
+                            uint32_t bits, __m512i order, uint8_t *codes, __m512i *energy)
+{
+    __m512i merged = _mm512_setzero_si512(); /* byte j of cell i: code i of vector j */
+    for (size_t j = 0; j < 4 && 16 * j < n; j++) {
+        const __m512 y = _mm512_mul_ps(_mm512_loadu_ps(x + 16 * j), factor);
+        const __m512i code = search(y, t, bits);
+        merged = _mm512_or_si512(merged, _mm512_slli_epi32(code, (unsigned)(8 * j)));
+    }
+    const __mmask64 live = n >= 64 ? ~0ull : (1ull << n) - 1;
+    const __m512i run = _mm512_maskz_permutexvar_epi8(live, order, merged);
+    const __m512i level = _mm512_maskz_shuffle_epi8(live, t->magnitude, run);
+    *energy = _mm512_dpbusd_epi32(*energy, level, level);
+    _mm512_mask_storeu_epi8(codes, live, run);
+}
+
 static inline void code_rows(const float *restrict x, const float *restrict inv, uint32_t D,
                              uint32_t bits, uint8_t *restrict codes, int32_t *restrict energy)
 {
-    _Alignas(64) float threshold[16] = {0};
-    _Alignas(64) int32_t square[16] = {0};
-    const int8_t *level = tkv_turbo_levels(bits);
-    for (uint32_t i = 0; i < 1u << bits; i++) {
-        threshold[i] = i > 0 ? tkv_turbo_threshold(bits, i - 1) : 0.0f;
-        square[i] = level[i] * level[i];
-    }
-    const __m512 table = _mm512_load_ps(threshold);
-    const __m512i squares = _mm512_load_si512(square);
+    const struct tables tables = make_tables(bits);
+    _Alignas(64) uint8_t cell_byte[64];
+    for (size_t i = 0; i < 64; i++)
+        cell_byte[i] = (uint8_t)(i % 16 * 4 + i / 16);
+    const __m512i order = _mm512_load_si512(cell_byte);
     for (size_t t = 0; t < TKV_PAGE_TOKENS; t++) {
         const __m512 factor = _mm512_set1_ps(inv[t]);
         __m512i sum = _mm512_setzero_si512();
-        for (size_t d = t * D; d < (t + 1) * D; d += 16) {
-            const __m512i code = search(_mm512_mul_ps(_mm512_loadu_ps(x + d), factor), table, bits);
-            sum = _mm512_add_epi32(sum, _mm512_permutexvar_epi32(code, squares));
-            _mm_storeu_si128((__m128i *)(codes + d), _mm512_cvtepi32_epi8(code));
-        }
+        size_t d = t * D;
+        for (; d + 64 <= (t + 1) * D; d += 64)
+            code_run(x + d, 64, factor, &tables, bits, order, codes + d, &sum);
+        if (d < (t + 1) * D)
+            code_run(x + d, (t + 1) * D - d, factor, &tables, bits, order, codes + d, &sum);
         energy[t] = _mm512_reduce_add_epi32(sum);
     }
 }
