@@ -18,7 +18,7 @@ struct work {
     _Alignas(32) uint8_t odd[16 * TKV_MAX_HEAD_DIM];
 };
 
-static inline __m256i select(__m256i mask, __m256i yes, __m256i no)
+static inline __m256i choose(__m256i mask, __m256i yes, __m256i no)
 {
     return _mm256_or_si256(_mm256_and_si256(mask, yes), _mm256_andnot_si256(mask, no));
 }
@@ -131,7 +131,7 @@ TKV_INLINE void make_columns(const struct tkv_polar_tables *tables, tkv_kind kin
         const __m256i left = take_6(page + planes.upper + e / 8 * 6);
         __m256i right = left, p[4], slots[4];
         if (bits == 3)
-            right = select(_mm256_set1_epi8(7), take_3(page + planes.upper_b + e / 8 * 3), left);
+            right = choose(_mm256_set1_epi8(7), take_3(page + planes.upper_b + e / 8 * 3), left);
         for (size_t n = 0; n < 4; n++)
             p[n] = lookup(tables->p[n], n < 2 ? left : right, quarters(left));
         interleave(kind, p, slots);
@@ -197,7 +197,7 @@ TKV_INLINE void leaves(const struct tkv_polar_tables *tables, tkv_kind kind, uin
     const __m256i cosine_mask = _mm256_set1_epi8(bits == 3 ? 7 : 15), sine_mask = _mm256_set1_epi8(bits == 3 ? 11 : 15);
     const struct quarters q = quarters(c2);
     for (size_t i = 0; i < 4; i++) {
-        const __m256i index = select(i & 1 ? sine_mask : cosine_mask, i < 2 ? c1 : _mm256_srli_epi16(c1, 4), c2);
+        const __m256i index = choose(i & 1 ? sine_mask : cosine_mask, i < 2 ? c1 : _mm256_srli_epi16(c1, 4), c2);
         const __m256i value = leaf(kind, even, odd, lookup(tables->f[i], index, q));
         if (n_slots == 32)
             _mm256_storeu_si256((__m256i *)(tile + i * step), value);

@@ -29,7 +29,7 @@ struct work {
     _Alignas(64) uint8_t odd[16 * TKV_MAX_HEAD_DIM];
 };
 
-static inline __m512i select(__m512i mask, __m512i yes, __m512i no)
+static inline __m512i choose(__m512i mask, __m512i yes, __m512i no)
 {
     return _mm512_ternarylogic_epi32(mask, yes, no, 0xca);
 }
@@ -69,47 +69,76 @@ TKV_INLINE __m512 radii(const uint8_t *plane, uint32_t radius_bytes, size_t i)
     return radius_bytes == 2 ? bf16_radii(plane + 32 * i) : log_radii(plane + 16 * i);
 }
 
-/* The largest radius of each of 16 tokens. Both formats order as their bits do. */
-TKV_INLINE __m512 largest_radii(const uint8_t *plane, uint32_t radius_bytes, size_t n_blocks)
+static inline __m512 inverses(__m512 largest)
 {
-    _Alignas(32) uint8_t largest[32];
-    if (radius_bytes == 2) {
-        __m256i m = _mm256_setzero_si256();
-        for (size_t b = 0; b < n_blocks; b++) {
-            const __m256i u = _mm256_loadu_si256((const __m256i *)(plane + 32 * b));
-            m = _mm256_max_epu16(m, _mm256_and_si256(u, _mm256_set1_epi16(0x7fff)));
-        }
-        _mm256_store_si256((__m256i *)largest, m);
-    } else {
-        __m128i m = _mm_setzero_si128();
-        for (size_t b = 0; b < n_blocks; b++)
-            m = _mm_max_epu8(m, _mm_loadu_si128((const __m128i *)(plane + 16 * b)));
-        _mm_store_si128((__m128i *)largest, m);
-    }
-    return radii(largest, radius_bytes, 0);
+    const __m512 floored = _mm512_max_ps(largest, _mm512_set1_ps(RADIUS_MIN));
+    return _mm512_div_ps(_mm512_set1_ps(TKV_POLAR_RATIO_ONE), floored);
 }
 
-/* Shares of 4 blocks' logarithmic radii where all codes but 0 lie on the steps of 1/16 octave: a table of differences.
- * False where some do not. */
-static inline bool log_ratios(const uint8_t *plane, size_t n_blocks, uint8_t *ratio)
+/* r of 16 tokens, [blocks][16], whatever the page holds. Returns their largest radii, as do the two below. */
+TKV_INLINE __m512 any_ratios(const uint8_t *plane, uint32_t radius_bytes, size_t n_blocks, uint8_t *ratio)
+{
+    __m512 largest = _mm512_setzero_ps();
+    for (size_t b = 0; b < n_blocks; b++)
+        largest = _mm512_max_ps(radii(plane, radius_bytes, b), largest);
+    const __m512 inverse = inverses(largest);
+    for (size_t b = 0; b < n_blocks; b++) {
+        const __m512 r = _mm512_mul_ps(radii(plane, radius_bytes, b), inverse);
+        _mm_storeu_si128((__m128i *)(ratio + 16 * b), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(r)));
+    }
+    return largest;
+}
+
+/* r of bf16 radii, two blocks at a time, where all are finite and not negative; false where some are not. */
+static inline bool bf16_ratios(const uint8_t *plane, size_t n_blocks, uint8_t *ratio, __m512 *largest)
+{
+    __m256i m = _mm256_setzero_si256();
+    for (size_t b = 0; b < n_blocks; b++)
+        m = _mm256_max_epu16(m, _mm256_loadu_si256((const __m256i *)(plane + 32 * b)));
+    if (_mm256_cmpgt_epu16_mask(m, _mm256_set1_epi16(0x7f7f)))
+        return false;
+    *largest = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(m), 16));
+    const __m512 inverse = inverses(*largest);
+    const __m512i evens = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 0, 2, 4, 6, 8, 10, 12, 14);
+    const __m512 even_inverse = _mm512_permutexvar_ps(evens, inverse);
+    const __m512 odd_inverse = _mm512_permutexvar_ps(_mm512_add_epi32(evens, _mm512_set1_epi32(1)), inverse);
+    for (size_t b = 0; b < n_blocks; b += 2) {
+        const __mmask32 live = n_blocks - b >= 2 ? 0xffffffff : 0xffff;
+        const __m512i x = _mm512_maskz_loadu_epi16(live, plane + 32 * b);
+        const __m512 even = _mm512_castsi512_ps(_mm512_slli_epi32(x, 16));
+        const __m512 odd = _mm512_castsi512_ps(_mm512_and_si512(x, _mm512_set1_epi32((int)0xffff0000)));
+        const __m512i r_even = _mm512_cvtps_epi32(_mm512_mul_ps(even, even_inverse));
+        const __m512i r_odd = _mm512_cvtps_epi32(_mm512_mul_ps(odd, odd_inverse));
+        const __m512i r = _mm512_or_si512(r_even, _mm512_slli_epi32(r_odd, 16));
+        _mm256_mask_storeu_epi8(ratio + 16 * b, live, _mm512_cvtepi16_epi8(r));
+    }
+    return true;
+}
+
+/* r of logarithmic radii, four blocks at a time, where all codes but 0 are steps of 1/16 octave: a table of
+ * differences. False where some are not. */
+static inline bool log_ratios(const uint8_t *plane, size_t n_blocks, uint8_t *ratio, __m512 *largest)
 {
     const __m512i low = _mm512_loadu_si512(tkv_polar_log_ratio), high = _mm512_loadu_si512(tkv_polar_log_ratio + 64);
     __m128i m = _mm_setzero_si128();
     for (size_t b = 0; b < n_blocks; b++)
         m = _mm_max_epu8(m, _mm_loadu_si128((const __m128i *)(plane + 16 * b)));
-    const __m512i largest = every_16(m);
-    __mmask64 outside = _mm512_cmpgt_epu8_mask(largest, _mm512_set1_epi8((char)TKV_POLAR_LOG_HIGH));
+    const __m512i every = every_16(m);
+    __mmask64 outside = _mm512_cmpgt_epu8_mask(every, _mm512_set1_epi8((char)TKV_POLAR_LOG_HIGH));
     for (size_t b = 0; b < n_blocks; b += 4) {
         const __mmask64 live = n_blocks - b >= 4 ? ~(__mmask64)0 : ((__mmask64)1 << 16 * (n_blocks - b)) - 1;
         const __m512i c = _mm512_maskz_loadu_epi8(live, plane + 16 * b);
         const __mmask64 nonzero = _mm512_test_epi8_mask(c, c);
         outside |= _mm512_mask_cmplt_epu8_mask(nonzero, c, _mm512_set1_epi8(TKV_POLAR_LOG_LOW));
-        const __m512i steps = _mm512_sub_epi8(largest, c);
+        const __m512i steps = _mm512_sub_epi8(every, c);
         const __mmask64 seen = _mm512_mask_cmplt_epu8_mask(nonzero, steps, _mm512_set1_epi8((char)144));
         const __m512i index = _mm512_min_epu8(steps, _mm512_set1_epi8(127));
         const __m512i share = _mm512_maskz_mov_epi8(seen, _mm512_permutex2var_epi8(low, index, high));
         _mm512_mask_storeu_epi8(ratio + 16 * b, live, share);
     }
+    _Alignas(16) uint8_t codes[16];
+    _mm_store_si128((__m128i *)codes, m);
+    *largest = log_radii(codes);
     return outside == 0;
 }
 
@@ -136,16 +165,10 @@ TKV_INLINE void make_ratios(const struct tkv_polar_tables *tables, tkv_kind kind
     _Alignas(64) uint8_t unturned[TKV_MAX_HEAD_DIM];
     for (size_t group = 0; group < 4; group++, plane += 16 * n_blocks * radius_bytes, ratio += 16 * n_blocks) {
         uint8_t *to = kind == TKV_K ? ratio : unturned;
-        const __m512 largest = largest_radii(plane, radius_bytes, n_blocks);
+        __m512 largest;
+        if (!(radius_bytes == 2 ? bf16_ratios : log_ratios)(plane, n_blocks, to, &largest))
+            largest = any_ratios(plane, radius_bytes, n_blocks, to);
         _mm512_storeu_ps(scale + 16 * group, _mm512_mul_ps(_mm512_set1_ps(tables->unit), largest));
-        if (radius_bytes == 2 || !log_ratios(plane, n_blocks, to)) {
-            const __m512 floored = _mm512_max_ps(largest, _mm512_set1_ps(RADIUS_MIN));
-            const __m512 inverse = _mm512_div_ps(_mm512_set1_ps(TKV_POLAR_RATIO_ONE), floored);
-            for (size_t b = 0; b < n_blocks; b++) {
-                const __m512 r = _mm512_mul_ps(radii(plane, radius_bytes, b), inverse);
-                _mm_storeu_si128((__m128i *)(to + 16 * b), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(r)));
-            }
-        }
         if (kind == TKV_V)
             turn_ratios(unturned, n_blocks, ratio);
     }
@@ -231,7 +254,7 @@ TKV_INLINE void make_columns(const struct tkv_polar_tables *tables, tkv_kind kin
         const __m512i left = take_6(page + planes.upper + e / 8 * 6);
         __m512i right = left, p[4], slots[4];
         if (bits == 3)
-            right = select(_mm512_set1_epi8(7), take_3(page + planes.upper_b + e / 8 * 3), left);
+            right = choose(_mm512_set1_epi8(7), take_3(page + planes.upper_b + e / 8 * 3), left);
         for (size_t n = 0; n < 4; n++)
             p[n] = _mm512_permutexvar_epi8(n < 2 ? left : right, table[n]);
         interleave(kind, p, slots);
@@ -262,20 +285,19 @@ TKV_INLINE __m512i level_2(uint32_t bits, const uint8_t *low, const uint8_t *hig
         memcpy(&third, high, 8);
     else
         memcpy(&third, high, (size_t)_mm_popcnt_u64(live) / 8);
-    return select(_mm512_set1_epi8(0x30), two, _mm512_movm_epi8(third));
+    return choose(_mm512_set1_epi8(0x30), two, _mm512_movm_epi8(third));
 }
 
-/* A times f, rounded, and for K with the tile's offset of 128 on top: the high bytes of the even and the odd products. */
+/* A times f, rounded, and for K with the tile's offset of 128 on top. Odd bytes stay where the product has them, the high
+ * halves; even ones come down by a multiplication that rounds: (a * 128 + 2^14) >> 15. */
 TKV_INLINE __m512i leaf(tkv_kind kind, __m512i even, __m512i odd, __m512i f)
 {
     const __m512i round = _mm512_set1_epi16((short)(kind == TKV_K ? 0x8080 : 0x0080));
+    const __m512i a = _mm512_mulhrs_epi16(_mm512_maddubs_epi16(even, f), _mm512_set1_epi16(128));
     const __m512i b = _mm512_add_epi16(_mm512_maddubs_epi16(odd, f), round);
-    __m512i a = _mm512_maddubs_epi16(even, f);
     if (kind == TKV_K)
-        a = _mm512_srli_epi16(_mm512_add_epi16(a, round), 8);
-    else
-        a = _mm512_mulhrs_epi16(a, _mm512_set1_epi16(128)); /* (a + 128) >> 8 in one */
-    return _mm512_mask_mov_epi8(a, ODD_BYTES, b);
+        return _mm512_mask_add_epi8(b, ~ODD_BYTES, a, _mm512_set1_epi8((char)128));
+    return _mm512_mask_mov_epi8(b, ~ODD_BYTES, a);
 }
 
 /* The four quarters of the slots `live`, the first of which is `slot`; quarters are `step` bytes apart in the tile. */
@@ -288,7 +310,7 @@ TKV_INLINE void leaves(const __m512i f[4], tkv_kind kind, uint32_t bits, const s
     const __m512i code[2] = {c1, _mm512_srli_epi16(c1, 4)};
     const __m512i cosine_mask = _mm512_set1_epi8(bits == 3 ? 7 : 15), sine_mask = _mm512_set1_epi8(bits == 3 ? 11 : 15);
     for (size_t q = 0; q < 4; q++) {
-        const __m512i index = select(q & 1 ? sine_mask : cosine_mask, code[q >> 1], c2);
+        const __m512i index = choose(q & 1 ? sine_mask : cosine_mask, code[q >> 1], c2);
         const __m512i value = leaf(kind, even, odd, _mm512_permutexvar_epi8(index, f[q]));
         _mm512_mask_storeu_epi8(tile + q * step, live, value);
     }
