@@ -1,9 +1,10 @@
-/* polar, polar433, polar-online: PolarQuant (arXiv 2502.02617). A block of 16 rotated coordinates becomes one radius
- * and 15 angles of a binary tree; the angles have codebooks, the radius is kept, so that norms are too. Layout and
- * tree: format/polar.h.
+/* polar, polar433, polar-online: PolarQuant (arXiv 2502.02617). A block of 16 rotated coordinates
+ * becomes one radius and 15 angles of a binary tree; the angles have codebooks, the radius is kept,
+ * so that norms are too. Layout and tree: format/polar.h.
  *
- * Encoding knows no angles: a code is the number of thresholds whose squared tangent is below the ratio of two squared
- * radii. Radii are rounded so that rows which were decoded, rounded to f16 and coded again return to the same bytes. */
+ * Encoding knows no angles: a code is the number of thresholds whose squared tangent is below the
+ * ratio of two squared radii. Radii are rounded so that rows which were decoded, rounded to f16 and
+ * coded again return to the same bytes. */
 #include <math.h>
 #include <string.h>
 
@@ -11,7 +12,7 @@
 #include "codec/polar_model.h"
 #include "format/polar.h"
 
-#define TOKENS TKV_PAGE_TOKENS
+#define TOKENS     TKV_PAGE_TOKENS
 #define MAX_BLOCKS (TKV_MAX_HEAD_DIM / 16)
 
 struct work {
@@ -53,12 +54,14 @@ static uint32_t bf16_bits(float x)
     return (u + 0x7fffu + (u >> 16 & 1u)) >> 16;
 }
 
-/* Rows that were decoded and rounded to f16 carry noise which the rotation spreads over their blocks: 5e-5 of the
- * largest radius in each value, and up to 4e-4 of it in a radius where one value makes the row. So small radii need a
- * coarser grid than their own 8 bits, and blocks below about 1/32 of the largest become zero, for there the noise would
- * reach the angles of the smallest pairs.
+/* Rows that were decoded and rounded to f16 carry noise which the rotation spreads over their
+ * blocks: 5e-5 of the largest radius in each value, and up to 4e-4 of it in a radius where one
+ * value makes the row. So small radii need a coarser grid than their own 8 bits, and blocks below
+ * about 1/32 of the largest become zero, for there the noise would reach the angles of the smallest
+ * pairs.
  *
- * Here: bf16 for the larger ones, multiples of `unit` below 128 of them; never one after the other. */
+ * Here: bf16 for the larger ones, multiples of `unit` below 128 of them; never one after the other.
+ */
 static void round_radii_16(float *radius, size_t n, uint8_t *code)
 {
     float largest = 0.0f;
@@ -129,7 +132,8 @@ static void clear_block(struct tkv_polar_rows *rows, uint32_t D, size_t t, size_
     rows->upper[t * (D / 16) + b] = 0;
 }
 
-static void code_radii(const struct tkv_polar_tables *tables, uint32_t D, struct tkv_polar_rows *rows, uint8_t *plane)
+static void code_radii(const struct tkv_polar_tables *tables, uint32_t D,
+                       struct tkv_polar_rows *rows, uint8_t *plane)
 {
     const size_t n_blocks = D / 16;
     for (size_t t = 0; t < TOKENS; t++) {
@@ -156,7 +160,8 @@ static void to_slots(tkv_kind kind, uint32_t D, const uint8_t *rows, uint8_t *sl
     for (size_t t = 0; t < TOKENS; t += 4)
         for (size_t j = 0; j < J; j += 4)
             for (size_t i = 0; i < 4; i++) {
-                uint8_t *to = slots + tkv_polar_slot(kind, D, t + (kind == TKV_K ? i : 0), j + (kind == TKV_K ? 0 : i));
+                uint8_t *to = slots + tkv_polar_slot(kind, D, t + (kind == TKV_K ? i : 0),
+                                                     j + (kind == TKV_K ? 0 : i));
                 const uint8_t *from = rows + t * J + j;
                 if (kind == TKV_K)
                     memcpy(to, from + i * J, 4);
@@ -233,7 +238,8 @@ static const struct tkv_polar_tables *tables_of(const struct tkv_codec_env *env,
     return env->model ? env->model : &tkv_polar_222;
 }
 
-static void encode(const struct tkv_codec_env *env, uint32_t bits, const float *x, uint8_t *page, void *scratch)
+static void encode(const struct tkv_codec_env *env, uint32_t bits, const float *x, uint8_t *page,
+                   void *scratch)
 {
     const struct tkv_polar_tables *tables = tables_of(env, bits);
     const uint32_t D = env->head_dim;
@@ -243,7 +249,8 @@ static void encode(const struct tkv_codec_env *env, uint32_t bits, const float *
     code_radii(tables, D, &w.rows, page + planes.radius);
     to_slots(env->kind, D, w.rows.c1, page + planes.c1);
     to_slots(env->kind, D, w.rows.c2, w.slots);
-    pack_level_2(w.slots, 16 * (size_t)D, page + planes.c2, bits == 3 ? page + planes.c2_high : NULL);
+    pack_level_2(w.slots, 16 * (size_t)D, page + planes.c2,
+                 bits == 3 ? page + planes.c2_high : NULL);
     pack_upper(bits, env->kind, D, &w, &planes, page);
 }
 
@@ -258,8 +265,9 @@ static uint32_t take(const uint8_t *stream, size_t i, uint32_t bits)
 }
 
 /* Radii of the four columns of an entry: from the block's radius down levels 4 and 3. */
-static void decode_columns(const struct tkv_polar_tables *tables, const struct tkv_polar_planes *planes,
-                           const uint8_t *page, size_t entry, float radius, float column[4])
+static void decode_columns(const struct tkv_polar_tables *tables,
+                           const struct tkv_polar_planes *planes, const uint8_t *page, size_t entry,
+                           float radius, float column[4])
 {
     const uint32_t upper = take(page + planes->upper, entry, 6);
     uint32_t c3[2] = {upper & 3, upper >> 2 & 3}, c4 = upper >> 4;
@@ -276,8 +284,9 @@ static void decode_columns(const struct tkv_polar_tables *tables, const struct t
 }
 
 /* The four leaves of a column, J apart. */
-static void decode_leaves(const struct tkv_polar_tables *tables, const struct tkv_polar_planes *planes,
-                          const uint8_t *page, size_t slot, float radius, float *x, size_t J)
+static void decode_leaves(const struct tkv_polar_tables *tables,
+                          const struct tkv_polar_planes *planes, const uint8_t *page, size_t slot,
+                          float radius, float *x, size_t J)
 {
     uint32_t c2 = page[planes->c2 + slot / 4] >> slot % 4 * 2 & 3;
     if (tables->bits == 3)
@@ -296,18 +305,21 @@ static void decode(const struct tkv_codec_env *env, uint32_t bits, const uint8_t
     const struct tkv_polar_planes planes = tkv_polar_planes(D, bits);
     for (size_t t = 0; t < TOKENS; t++)
         for (size_t b = 0; b < D / 16; b++) {
-            const uint8_t *code = page + planes.radius + tkv_polar_radius_index(D, t, b) * tables->radius_bytes;
-            const float radius = bits == 3 ? tkv_polar_log_radius(*code) : tkv_polar_bf16_radius(code);
+            const uint8_t *code =
+                page + planes.radius + tkv_polar_radius_index(D, t, b) * tables->radius_bytes;
+            const float radius =
+                bits == 3 ? tkv_polar_log_radius(*code) : tkv_polar_bf16_radius(code);
             float column[4];
-            decode_columns(tables, &planes, page, tkv_polar_entry(env->kind, D, t, b), radius, column);
+            decode_columns(tables, &planes, page, tkv_polar_entry(env->kind, D, t, b), radius,
+                           column);
             for (size_t n = 0; n < 4; n++)
-                decode_leaves(tables, &planes, page, tkv_polar_slot(env->kind, D, t, 4 * b + n), column[n],
-                              x + t * D + 4 * b + n, D / 4);
+                decode_leaves(tables, &planes, page, tkv_polar_slot(env->kind, D, t, 4 * b + n),
+                              column[n], x + t * D + 4 * b + n, D / 4);
         }
 }
 
-static void tile_i8(const struct tkv_codec_env *env, uint32_t bits, const uint8_t *page, struct tkv_tile_buf *buf,
-                    struct tkv_tile_i8 *out)
+static void tile_i8(const struct tkv_codec_env *env, uint32_t bits, const uint8_t *page,
+                    struct tkv_tile_buf *buf, struct tkv_tile_i8 *out)
 {
     const struct tkv_polar_tables *tables = tables_of(env, bits);
     if (env->kind == TKV_K)
@@ -323,38 +335,40 @@ static size_t model_bytes(uint32_t head_dim)
     return sizeof(struct tkv_polar_tables);
 }
 
-static void learn(const struct tkv_codec_env *env, const float *x, uint64_t valid, void *model, void *scratch)
+static void learn(const struct tkv_codec_env *env, const float *x, uint64_t valid, void *model,
+                  void *scratch)
 {
     (void)scratch;
     tkv_polar_learn(x, valid, env->head_dim, model);
 }
 
 /* The operations of one width; codec.h gives their meaning. */
-#define POLAR(bits)                                                                                            \
-    static size_t page_bytes_##bits(uint32_t head_dim, tkv_kind kind)                                          \
-    {                                                                                                          \
-        (void)kind;                                                                                            \
-        return tkv_polar_planes(head_dim, bits).end;                                                           \
-    }                                                                                                          \
-    static void encode_##bits(const struct tkv_codec_env *env, float *x, uint64_t valid, uint8_t *page,        \
-                              void *scratch)                                                                   \
-    {                                                                                                          \
-        (void)valid;                                                                                           \
-        encode(env, bits, x, page, scratch);                                                                   \
-    }                                                                                                          \
-    static void decode_##bits(const struct tkv_codec_env *env, const uint8_t *page, float *x)                  \
-    {                                                                                                          \
-        decode(env, bits, page, x);                                                                            \
-    }                                                                                                          \
-    static void tile_i8_##bits(const struct tkv_codec_env *env, const uint8_t *page, struct tkv_tile_buf *buf, \
-                               struct tkv_tile_i8 *out)                                                        \
-    {                                                                                                          \
-        tile_i8(env, bits, page, buf, out);                                                                    \
+#define POLAR(bits)                                                                                \
+    static size_t page_bytes_##bits(uint32_t head_dim, tkv_kind kind)                              \
+    {                                                                                              \
+        (void)kind;                                                                                \
+        return tkv_polar_planes(head_dim, bits).end;                                               \
+    }                                                                                              \
+    static void encode_##bits(const struct tkv_codec_env *env, float *x, uint64_t valid,           \
+                              uint8_t *page, void *scratch)                                        \
+    {                                                                                              \
+        (void)valid;                                                                               \
+        encode(env, bits, x, page, scratch);                                                       \
+    }                                                                                              \
+    static void decode_##bits(const struct tkv_codec_env *env, const uint8_t *page, float *x)      \
+    {                                                                                              \
+        decode(env, bits, page, x);                                                                \
+    }                                                                                              \
+    static void tile_i8_##bits(const struct tkv_codec_env *env, const uint8_t *page,               \
+                               struct tkv_tile_buf *buf, struct tkv_tile_i8 *out)                  \
+    {                                                                                              \
+        tile_i8(env, bits, page, buf, out);                                                        \
     }
 
-#define POLAR_OPS(bits)                                                                           \
-    .planes = 1, .supports = supports, .page_bytes = page_bytes_##bits, .scratch_bytes = scratch_bytes, \
-    .encode = encode_##bits, .decode = decode_##bits, .tile_i8 = tile_i8_##bits
+#define POLAR_OPS(bits)                                                                            \
+    .planes = 1, .supports = supports, .page_bytes = page_bytes_##bits,                            \
+    .scratch_bytes = scratch_bytes, .encode = encode_##bits, .decode = decode_##bits,              \
+    .tile_i8 = tile_i8_##bits
 
 POLAR(2)
 POLAR(3)
@@ -379,7 +393,8 @@ const struct tkv_codec_ops tkv_codec_polar_online = {
     .name = "polar-online",
     .summary = "polar with angle codebooks learned from the first sealed page of a head",
     .id = 9,
-    /* Not idempotent: learned cells may be so narrow, or so near an axis, that f16 noise leaves them. */
+    /* Not idempotent: learned cells may be so narrow, or so near an axis, that f16 noise leaves
+     * them. */
     .caps = TKV_CAP_ROTATES | TKV_CAP_ROUNDS | TKV_CAP_LEARNS,
     .model_bytes = model_bytes,
     .learn = learn,

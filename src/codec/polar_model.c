@@ -4,11 +4,11 @@
 
 #include "codec/polar_model.h"
 
-#define TOKENS TKV_PAGE_TOKENS
+#define TOKENS       TKV_PAGE_TOKENS
 #define QUARTER_TURN 1.5707963267948966
-#define N_BINS 256
-#define N_CODES 4
-#define MIN_ROWS 8
+#define N_BINS       256
+#define N_CODES      4
+#define MIN_ROWS     8
 
 /* Codes this far apart, in radians, survive the rounding of decoded rows to f16. */
 #define MIN_GAP 0.08
@@ -170,7 +170,8 @@ static double product(const struct tkv_polar_tables *tables, uint32_t n, uint32_
 /* Levels 1 and 2 of quarter q for level-1 code c1. */
 static double leaf(const struct tkv_polar_tables *tables, uint32_t q, uint32_t c1, uint32_t c2)
 {
-    const double size = (double)tables->cos_sin[0][q & 1][c1 & 3] * (double)tables->cos_sin[1][q >> 1][c2];
+    const double size =
+        (double)tables->cos_sin[0][q & 1][c1 & 3] * (double)tables->cos_sin[1][q >> 1][c2];
     return c1 >> (2 + (q & 1)) & 1 ? -size : size;
 }
 

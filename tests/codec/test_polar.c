@@ -1,5 +1,5 @@
-/* The polar codecs: distortion against the figures of PolarQuant on ideal data, norms, round trips, equal bytes and
- * tiles on every CPU level, awkward rows, learned codebooks. */
+/* The polar codecs: distortion against the figures of PolarQuant on ideal data, norms, round trips,
+ * equal bytes and tiles on every CPU level, awkward rows, learned codebooks. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -16,12 +16,13 @@
 #include "cpu/features.h"
 #include "format/polar.h"
 
-#define TOKENS TKV_PAGE_TOKENS
+#define TOKENS     TKV_PAGE_TOKENS
 #define MAX_VALUES (TOKENS * TKV_MAX_HEAD_DIM)
 
 static const char *const names[] = {"polar", "polar433", "polar-online"};
 static const uint32_t head_dims[] = {16, 64, 80, 96, 112, 128, 192, 256, 512};
-static const uint32_t levels[] = {0, TKV_CPU_AVX2, TKV_CPU_AVX2 | TKV_CPU_AVX512, TKV_CPU_NEON, TKV_CPU_ALL};
+static const uint32_t levels[] = {0, TKV_CPU_AVX2, TKV_CPU_AVX2 | TKV_CPU_AVX512, TKV_CPU_NEON,
+                                  TKV_CPU_ALL};
 
 #define COUNT(a) (sizeof(a) / sizeof(a)[0])
 
@@ -29,7 +30,8 @@ struct rig {
     uint64_t seed;
     struct tkv_kernels kernels;
     _Alignas(64) float x[MAX_VALUES], y[MAX_VALUES], z[MAX_VALUES], sign[TKV_MAX_HEAD_DIM];
-    _Alignas(64) uint8_t page[4 * MAX_VALUES], again[4 * MAX_VALUES], tile[MAX_VALUES], scratch[160 * TKV_MAX_HEAD_DIM];
+    _Alignas(64) uint8_t page[4 * MAX_VALUES], again[4 * MAX_VALUES], tile[MAX_VALUES],
+        scratch[160 * TKV_MAX_HEAD_DIM];
     float scale[TOKENS];
     struct tkv_polar_tables model;
 };
@@ -77,8 +79,8 @@ static struct tkv_codec_env env_of(const struct rig *r, uint32_t D, tkv_kind kin
 }
 
 /* Encodes a copy of x, as encode may destroy its rows. */
-static void encode(struct rig *r, const struct tkv_codec_ops *ops, const struct tkv_codec_env *env, const float *x,
-                   uint8_t *page)
+static void encode(struct rig *r, const struct tkv_codec_ops *ops, const struct tkv_codec_env *env,
+                   const float *x, uint8_t *page)
 {
     memcpy(r->z, x, sizeof(float) * TOKENS * env->head_dim);
     ops->encode(env, r->z, UINT64_MAX, page, r->scratch);
@@ -105,7 +107,8 @@ static double distance(const float *x, const float *y, size_t n)
 static void test_sizes(void **state)
 {
     (void)state;
-    const struct tkv_codec_ops *polar = tkv_codec_by_name("polar"), *p433 = tkv_codec_by_name("polar433");
+    const struct tkv_codec_ops *polar = tkv_codec_by_name("polar"),
+                               *p433 = tkv_codec_by_name("polar433");
     assert_non_null(polar);
     assert_non_null(p433);
     assert_int_equal(polar->id, 7);
@@ -165,7 +168,8 @@ struct figures {
     double mse, gain, worst_norm;
 };
 
-static struct figures measure(struct rig *r, const char *name, uint32_t D, tkv_kind kind, const void *model)
+static struct figures measure(struct rig *r, const char *name, uint32_t D, tkv_kind kind,
+                              const void *model)
 {
     const struct tkv_codec_ops *ops = tkv_codec_by_name(name);
     struct tkv_codec_env env = env_of(r, D, kind);
@@ -197,8 +201,8 @@ static void test_distortion(void **state)
     for (size_t i = 0; i < COUNT(want); i++)
         for (tkv_kind kind = TKV_K; kind <= TKV_V; kind++) {
             const struct figures got = measure(r, want[i].name, 128, kind, NULL);
-            print_message("%s: relative error %.5f, gain %.4f, norm within %.4f\n", want[i].name, got.mse, got.gain,
-                          got.worst_norm);
+            print_message("%s: relative error %.5f, gain %.4f, norm within %.4f\n", want[i].name,
+                          got.mse, got.gain, got.worst_norm);
             assert_true(fabs(got.mse / want[i].mse - 1) < .02);
             assert_true(fabs(got.gain - want[i].gain) < .001);
             assert_true(got.worst_norm <= want[i].norm);
@@ -225,12 +229,14 @@ static void test_transform(void **state)
             double col[4];
             for (int k = 0; k < 4; k++)
                 col[k] = sq[k] + sq[4 + k] + sq[8 + k] + sq[12 + k];
-            const double c4 = sqrt((col[h] + col[h + 1]) / total), c3 = sqrt(col[n] / (col[n] + col[m]));
+            const double c4 = sqrt((col[h] + col[h + 1]) / total),
+                         c3 = sqrt(col[n] / (col[n] + col[m]));
             for (int q = 0; q < 4; q++) {
                 const int pair = q & 2;
                 const double p = sq[4 * pair + n] + sq[4 * (pair + 1) + n];
                 const double angle = atan2(v[4 * (pair + 1) + n], v[4 * pair + n]);
-                back[4 * q + n] = sqrt(total) * c4 * c3 * sqrt(p / col[n]) * (q & 1 ? sin(angle) : cos(angle));
+                back[4 * q + n] =
+                    sqrt(total) * c4 * c3 * sqrt(p / col[n]) * (q & 1 ? sin(angle) : cos(angle));
             }
         }
         for (int k = 0; k < 16; k++)
@@ -241,8 +247,8 @@ static void test_transform(void **state)
 
 /* --- every CPU level as the reference --- */
 
-static const int8_t *tile_of(struct rig *r, const struct tkv_codec_ops *ops, const struct tkv_codec_env *env,
-                             struct tkv_tile_i8 *out)
+static const int8_t *tile_of(struct rig *r, const struct tkv_codec_ops *ops,
+                             const struct tkv_codec_env *env, struct tkv_tile_i8 *out)
 {
     struct tkv_tile_buf buf = {.codes = r->tile, .scale = r->scale};
     ops->tile_i8(env, r->page, &buf, out);
@@ -321,7 +327,8 @@ static void test_levels(void **state)
             }
 }
 
-/* Any bytes: finite scales, codes within -127..127, the same on every level, no access outside the page. */
+/* Any bytes: finite scales, codes within -127..127, the same on every level, no access outside the
+ * page. */
 static void test_any_bytes(void **state)
 {
     struct rig *r = *state;
@@ -376,19 +383,22 @@ static void test_tile_error(void **state)
                     const int8_t *v = tile_of(r, ops, &env, &out);
                     for (size_t t = 0; t < TOKENS; t++)
                         for (size_t c = 0; c < D; c++) {
-                            const size_t at = kind == TKV_K ? (t / 16 * (D / 4) + c / 4) * 64 + t % 16 * 4 + c % 4
-                                                            : (t / 4 * D + c) * 4 + t % 4;
+                            const size_t at =
+                                kind == TKV_K ? (t / 16 * (D / 4) + c / 4) * 64 + t % 16 * 4 + c % 4
+                                              : (t / 4 * D + c) * 4 + t % 4;
                             const int code = kind == TKV_K ? (uint8_t)v[at] - 128 : v[at];
-                            const double e = (double)code * (double)out.scale[t] - (double)r->y[t * D + c];
+                            const double e =
+                                (double)code * (double)out.scale[t] - (double)r->y[t * D + c];
                             extra += e * e;
                             bias += e;
                         }
                 }
                 assert_true(extra < .02 * own);
-                assert_true(fabs(bias) / (4.0 * TOKENS * D) < .01 * sqrt(total / (4.0 * TOKENS * D)));
+                assert_true(fabs(bias) / (4.0 * TOKENS * D) <
+                            .01 * sqrt(total / (4.0 * TOKENS * D)));
                 if (D == 128)
-                    print_message("%s %c: the tile adds %.2f%% to the error\n", names[n], "KV"[kind],
-                                  100 * extra / own);
+                    print_message("%s %c: the tile adds %.2f%% to the error\n", names[n],
+                                  "KV"[kind], 100 * extra / own);
             }
 }
 
@@ -487,12 +497,14 @@ static void test_awkward(void **state)
         encode(r, ops, &env, r->x, r->page);
         ops->decode(&env, r->page, r->y);
         for (size_t t = 0; t < TOKENS; t++) {
-            const double e = energy(r->x + t * 128, 128), d = distance(r->x + t * 128, r->y + t * 128, 128);
+            const double e = energy(r->x + t * 128, 128),
+                         d = distance(r->x + t * 128, r->y + t * 128, 128);
             if (e == 0) {
                 assert_true(energy(r->y + t * 128, 128) == 0);
                 continue;
             }
-            /* Worst is a value alone: it decodes to the product of four cosines, .736, and error 2 - 2 * .736. */
+            /* Worst is a value alone: it decodes to the product of four cosines, .736, and error 2
+             * - 2 * .736. */
             if (t % 8 != 5)
                 assert_true(d < .54 * e);
             else
@@ -529,7 +541,8 @@ static void test_learned(void **state)
     ops->learn(&env, r->x, UINT64_MAX, &r->model, r->scratch);
     for (int level = 0; level < 4; level++)
         for (int k = 0; k < 4; k++)
-            assert_true(fabsf(r->model.cos_sin[level][0][k] - tkv_polar_222.cos_sin[level][0][k]) < .03f);
+            assert_true(fabsf(r->model.cos_sin[level][0][k] - tkv_polar_222.cos_sin[level][0][k]) <
+                        .03f);
     const struct figures ideal = measure(r, "polar-online", 128, TKV_K, &r->model);
     assert_true(ideal.mse < .0321 * 1.02);
 

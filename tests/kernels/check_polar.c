@@ -20,7 +20,8 @@ struct polar_args {
 
 static void alloc_args(struct polar_args *a, uint32_t D, const struct tkv_polar_tables *tables)
 {
-    *a = (struct polar_args){.D = D, .tables = tables, .page_bytes = tkv_polar_planes(D, tables->bits).end};
+    *a = (struct polar_args){
+        .D = D, .tables = tables, .page_bytes = tkv_polar_planes(D, tables->bits).end};
     a->page = check_alloc(a->page_bytes, 1);
     a->tile = check_alloc((size_t)64 * D, 1);
     a->x = check_alloc((size_t)64 * D, 4);
@@ -44,7 +45,8 @@ static void free_args(struct polar_args *a)
     check_free(a->rows.sum_sq, 4 * d, 4);
 }
 
-static void tile(const struct tkv_kernels *k, const struct polar_args *a, tkv_kind kind, uint8_t *out, float *scale)
+static void tile(const struct tkv_kernels *k, const struct polar_args *a, tkv_kind kind,
+                 uint8_t *out, float *scale)
 {
     if (kind == TKV_K)
         k->polar_tile_k(a->tables, a->page, a->D, out, scale);
@@ -53,7 +55,8 @@ static void tile(const struct tkv_kernels *k, const struct polar_args *a, tkv_ki
 }
 
 /* Every byte is some page; usual radii have paths of their own. */
-static void check_page_tile(struct check *c, struct polar_args *a, tkv_kind kind, bool usual, const char *what)
+static void check_page_tile(struct check *c, struct polar_args *a, tkv_kind kind, bool usual,
+                            const char *what)
 {
     static uint8_t want[64 * 512];
     float scale[64];
@@ -109,7 +112,8 @@ static void bench(struct check *c, struct polar_args *a)
     char unit[32];
     snprintf(unit, sizeof unit, "D=%u bits=%u", a->D, a->tables->bits);
     for (size_t i = tkv_polar_planes(a->D, a->tables->bits).radius; i < a->page_bytes; i++)
-        a->page[i] = 0x41; /* about 12: random radii would be subnormal beside the largest, and slow */
+        a->page[i] =
+            0x41; /* about 12: random radii would be subnormal beside the largest, and slow */
     check_fill(c, a->x, (size_t)64 * a->D, FILL_UNIFORM);
     a->k = &c->now;
     check_bench(c, "polar_tile_k", unit, bench_tile_k, a);

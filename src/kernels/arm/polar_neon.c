@@ -1,5 +1,6 @@
-/* Polar codes with Advanced SIMD, 16 slots at a time: a 64-byte table is one lookup here, and narrowing shifts round. As
- * polar_avx512.c otherwise. Bit-exact with the reference, which defines r, A and v. */
+/* Polar codes with Advanced SIMD, 16 slots at a time: a 64-byte table is one lookup here, and
+ * narrowing shifts round. As polar_avx512.c otherwise. Bit-exact with the reference, which defines
+ * r, A and v. */
 #include <arm_neon.h>
 #include <string.h>
 
@@ -26,7 +27,8 @@ static inline uint8x16_t take_6(const uint8_t *stream)
     uint8_t bytes[16] = {0};
     memcpy(bytes, stream, 12);
     const uint32x4_t w = vreinterpretq_u32_u8(vqtbl1q_u8(vld1q_u8(bytes), vld1q_u8(place)));
-    const uint32x4_t a = vandq_u32(w, vdupq_n_u32(0x3f)), b = vandq_u32(vshlq_n_u32(w, 2), vdupq_n_u32(0x3f00));
+    const uint32x4_t a = vandq_u32(w, vdupq_n_u32(0x3f)),
+                     b = vandq_u32(vshlq_n_u32(w, 2), vdupq_n_u32(0x3f00));
     const uint32x4_t c = vandq_u32(vshlq_n_u32(w, 4), vdupq_n_u32(0x3f0000));
     const uint32x4_t d = vandq_u32(vshlq_n_u32(w, 6), vdupq_n_u32(0x3f000000));
     return vreinterpretq_u8_u32(vorrq_u32(vorrq_u32(a, b), vorrq_u32(c, d)));
@@ -35,20 +37,23 @@ static inline uint8x16_t take_6(const uint8_t *stream)
 /* 16 fields of 3 bits from 6 bytes: 4 in 12 bits, the second four of 8 begin at bit 4 of a byte. */
 static inline uint8x16_t take_3(const uint8_t *stream)
 {
-    static const uint8_t place[16] = {0, 1, 255, 255, 1, 2, 255, 255, 3, 4, 255, 255, 4, 5, 255, 255};
+    static const uint8_t place[16] = {0, 1, 255, 255, 1, 2, 255, 255,
+                                      3, 4, 255, 255, 4, 5, 255, 255};
     static const int32_t shift[4] = {0, -4, 0, -4};
     uint8_t bytes[16] = {0};
     memcpy(bytes, stream, 6);
     const uint32x4_t at = vreinterpretq_u32_u8(vqtbl1q_u8(vld1q_u8(bytes), vld1q_u8(place)));
     const uint32x4_t w = vshlq_u32(at, vld1q_s32(shift));
-    const uint32x4_t a = vandq_u32(w, vdupq_n_u32(7)), b = vandq_u32(vshlq_n_u32(w, 5), vdupq_n_u32(0x700));
+    const uint32x4_t a = vandq_u32(w, vdupq_n_u32(7)),
+                     b = vandq_u32(vshlq_n_u32(w, 5), vdupq_n_u32(0x700));
     const uint32x4_t c = vandq_u32(vshlq_n_u32(w, 10), vdupq_n_u32(0x70000));
     const uint32x4_t d = vandq_u32(vshlq_n_u32(w, 15), vdupq_n_u32(0x7000000));
     return vreinterpretq_u8_u32(vorrq_u32(vorrq_u32(a, b), vorrq_u32(c, d)));
 }
 
 /* A of the 64 slots of 16 entries. */
-TKV_INLINE void make_amplitudes(tkv_kind kind, const uint8x16_t p[4], const uint8_t *ratio, uint8_t *amplitude)
+TKV_INLINE void make_amplitudes(tkv_kind kind, const uint8x16_t p[4], const uint8_t *ratio,
+                                uint8_t *amplitude)
 {
     static const uint8_t each[16] = {0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3};
     static const uint8_t round[16] = {0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3};
@@ -57,8 +62,9 @@ TKV_INLINE void make_amplitudes(tkv_kind kind, const uint8x16_t p[4], const uint
         vst4q_u8(slots, ((uint8x16x4_t){{p[0], p[1], p[2], p[3]}}));
     } else {
         uint32_t dwords[16];
-        vst4q_u32(dwords, ((uint32x4x4_t){{vreinterpretq_u32_u8(p[0]), vreinterpretq_u32_u8(p[1]),
-                                           vreinterpretq_u32_u8(p[2]), vreinterpretq_u32_u8(p[3])}}));
+        vst4q_u32(dwords,
+                  ((uint32x4x4_t){{vreinterpretq_u32_u8(p[0]), vreinterpretq_u32_u8(p[1]),
+                                   vreinterpretq_u32_u8(p[2]), vreinterpretq_u32_u8(p[3])}}));
         memcpy(slots, dwords, sizeof slots);
     }
     const uint8x16_t all = vld1q_u8(ratio), place = vld1q_u8(kind == TKV_K ? each : round);
@@ -70,8 +76,8 @@ TKV_INLINE void make_amplitudes(tkv_kind kind, const uint8x16_t p[4], const uint
     }
 }
 
-TKV_INLINE void make_columns(const struct tkv_polar_tables *tables, tkv_kind kind, uint32_t bits, const uint8_t *page,
-                             uint32_t D, struct work *w)
+TKV_INLINE void make_columns(const struct tkv_polar_tables *tables, tkv_kind kind, uint32_t bits,
+                             const uint8_t *page, uint32_t D, struct work *w)
 {
     const struct tkv_polar_planes planes = tkv_polar_planes(D, bits);
     uint8x16x4_t table[4];
@@ -110,12 +116,15 @@ TKV_INLINE uint8x16_t level_2(uint32_t bits, const uint8_t *low, const uint8_t *
 }
 
 /* The four quarters of 16 slots; quarters are `step` bytes apart in the tile. */
-TKV_INLINE void leaves(const uint8x16x4_t f[4], tkv_kind kind, uint32_t bits, const struct tkv_polar_planes *planes,
-                       const uint8_t *page, const struct work *w, size_t slot, uint8_t *tile, size_t step)
+TKV_INLINE void leaves(const uint8x16x4_t f[4], tkv_kind kind, uint32_t bits,
+                       const struct tkv_polar_planes *planes, const uint8_t *page,
+                       const struct work *w, size_t slot, uint8_t *tile, size_t step)
 {
     const uint8x16_t c1 = vld1q_u8(page + planes->c1 + slot), a = vld1q_u8(w->amplitude + slot);
-    const uint8x16_t c2 = level_2(bits, page + planes->c2 + slot / 4, page + planes->c2_high + slot / 8);
-    const uint8x16_t cosine_mask = vdupq_n_u8(bits == 3 ? 7 : 15), sine_mask = vdupq_n_u8(bits == 3 ? 11 : 15);
+    const uint8x16_t c2 =
+        level_2(bits, page + planes->c2 + slot / 4, page + planes->c2_high + slot / 8);
+    const uint8x16_t cosine_mask = vdupq_n_u8(bits == 3 ? 7 : 15),
+                     sine_mask = vdupq_n_u8(bits == 3 ? 11 : 15);
     const int16x8_t a_low = vreinterpretq_s16_u16(vmovl_u8(vget_low_u8(a)));
     const int16x8_t a_high = vreinterpretq_s16_u16(vmovl_high_u8(a));
     for (size_t q = 0; q < 4; q++) {
@@ -129,14 +138,15 @@ TKV_INLINE void leaves(const uint8x16x4_t f[4], tkv_kind kind, uint32_t bits, co
     }
 }
 
-TKV_INLINE void tile_k(const struct tkv_polar_tables *tables, uint32_t bits, const uint8_t *page, uint32_t D,
-                       uint8_t *tile, float *scale)
+TKV_INLINE void tile_k(const struct tkv_polar_tables *tables, uint32_t bits, const uint8_t *page,
+                       uint32_t D, uint8_t *tile, float *scale)
 {
     struct work w;
     uint8x16x4_t f[4];
     const struct tkv_polar_planes planes = tkv_polar_planes(D, bits);
     const size_t n_blocks = D / 16;
-    tkv_polar_ratios(tables, TKV_K, bits == 3 ? 1 : 2, page + planes.radius, n_blocks, w.ratio, scale);
+    tkv_polar_ratios(tables, TKV_K, bits == 3 ? 1 : 2, page + planes.radius, n_blocks, w.ratio,
+                     scale);
     make_columns(tables, TKV_K, bits, page, D, &w);
     for (size_t q = 0; q < 4; q++)
         f[q] = vld1q_u8_x4((const uint8_t *)tables->f[q]);
@@ -146,13 +156,14 @@ TKV_INLINE void tile_k(const struct tkv_polar_tables *tables, uint32_t bits, con
                    tile + (16 * group * n_blocks + i) * 16, n_blocks * 64);
 }
 
-TKV_INLINE void tile_v(const struct tkv_polar_tables *tables, uint32_t bits, const uint8_t *page, uint32_t D,
-                       uint8_t *tile, float *scale)
+TKV_INLINE void tile_v(const struct tkv_polar_tables *tables, uint32_t bits, const uint8_t *page,
+                       uint32_t D, uint8_t *tile, float *scale)
 {
     struct work w;
     uint8x16x4_t f[4];
     const struct tkv_polar_planes planes = tkv_polar_planes(D, bits);
-    tkv_polar_ratios(tables, TKV_V, bits == 3 ? 1 : 2, page + planes.radius, D / 16, w.ratio, scale);
+    tkv_polar_ratios(tables, TKV_V, bits == 3 ? 1 : 2, page + planes.radius, D / 16, w.ratio,
+                     scale);
     make_columns(tables, TKV_V, bits, page, D, &w);
     for (size_t q = 0; q < 4; q++)
         f[q] = vld1q_u8_x4((const uint8_t *)tables->f[q]);
@@ -161,8 +172,8 @@ TKV_INLINE void tile_v(const struct tkv_polar_tables *tables, uint32_t bits, con
             leaves(f, TKV_V, bits, &planes, page, &w, group * D + i, tile + group * 4 * D + i, D);
 }
 
-static void polar_tile_k_neon(const struct tkv_polar_tables *tables, const uint8_t *page, uint32_t D, uint8_t *tile,
-                              float *scale)
+static void polar_tile_k_neon(const struct tkv_polar_tables *tables, const uint8_t *page,
+                              uint32_t D, uint8_t *tile, float *scale)
 {
     if (tables->bits == 2)
         tile_k(tables, 2, page, D, tile, scale);
@@ -170,8 +181,8 @@ static void polar_tile_k_neon(const struct tkv_polar_tables *tables, const uint8
         tile_k(tables, 3, page, D, tile, scale);
 }
 
-static void polar_tile_v_neon(const struct tkv_polar_tables *tables, const uint8_t *page, uint32_t D, int8_t *tile,
-                              float *scale)
+static void polar_tile_v_neon(const struct tkv_polar_tables *tables, const uint8_t *page,
+                              uint32_t D, int8_t *tile, float *scale)
 {
     if (tables->bits == 2)
         tile_v(tables, 2, page, D, (uint8_t *)tile, scale);
@@ -181,7 +192,8 @@ static void polar_tile_v_neon(const struct tkv_polar_tables *tables, const uint8
 
 /* --- rows to codes --- */
 
-TKV_INLINE uint32x4_t count_above(const float *tan_sq, size_t n, float32x4_t first, float32x4_t second)
+TKV_INLINE uint32x4_t count_above(const float *tan_sq, size_t n, float32x4_t first,
+                                  float32x4_t second)
 {
     uint32x4_t code = vdupq_n_u32(0);
     for (size_t i = 0; i < n; i++)
@@ -193,7 +205,8 @@ TKV_INLINE uint32x4_t code_pair(const struct tkv_polar_tables *tables, float32x4
                                 float32x4_t *sum_sq)
 {
     const float32x4_t x_sq = vmulq_f32(x, x), y_sq = vmulq_f32(y, y);
-    const uint32x4_t signs = vorrq_u32(vandq_u32(vcltzq_f32(x), vdupq_n_u32(4)), vandq_u32(vcltzq_f32(y), vdupq_n_u32(8)));
+    const uint32x4_t signs = vorrq_u32(vandq_u32(vcltzq_f32(x), vdupq_n_u32(4)),
+                                       vandq_u32(vcltzq_f32(y), vdupq_n_u32(8)));
     *sum_sq = vaddq_f32(x_sq, y_sq);
     return vorrq_u32(count_above(tables->tan_sq[0], 3, x_sq, y_sq), signs);
 }
@@ -207,8 +220,8 @@ static inline void store_bytes(uint8_t *to, uint32x4_t x)
     memcpy(to, &four, 4);
 }
 
-TKV_INLINE void code_rows(const struct tkv_polar_tables *tables, uint32_t bits, const float *x, uint32_t D,
-                          struct tkv_polar_rows *out)
+TKV_INLINE void code_rows(const struct tkv_polar_tables *tables, uint32_t bits, const float *x,
+                          uint32_t D, struct tkv_polar_rows *out)
 {
     const size_t J = D / 4;
     for (size_t t = 0; t < TOKENS; t++, x += D) {
@@ -217,12 +230,15 @@ TKV_INLINE void code_rows(const struct tkv_polar_tables *tables, uint32_t bits, 
             float32x4_t v[4], a_sq, b_sq;
             for (size_t q = 0; q < 4; q++)
                 v[q] = vld1q_f32(x + q * J + j);
-            const uint32x4_t a = code_pair(tables, v[0], v[1], &a_sq), b = code_pair(tables, v[2], v[3], &b_sq);
+            const uint32x4_t a = code_pair(tables, v[0], v[1], &a_sq),
+                             b = code_pair(tables, v[2], v[3], &b_sq);
             store_bytes(out->c1 + t * J + j, vorrq_u32(a, vshlq_n_u32(b, 4)));
-            store_bytes(out->c2 + t * J + j, count_above(tables->tan_sq[1], (1u << bits) - 1, a_sq, b_sq));
+            store_bytes(out->c2 + t * J + j,
+                        count_above(tables->tan_sq[1], (1u << bits) - 1, a_sq, b_sq));
             vst1q_f32(column_sq + j, vaddq_f32(a_sq, b_sq));
         }
-        tkv_polar_code_upper(tables, bits, column_sq, D / 16, out->upper + t * (D / 16), out->sum_sq + t * (D / 16));
+        tkv_polar_code_upper(tables, bits, column_sq, D / 16, out->upper + t * (D / 16),
+                             out->sum_sq + t * (D / 16));
     }
 }
 

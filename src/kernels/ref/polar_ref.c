@@ -6,8 +6,8 @@
  *   A = (r * p + 64) >> 7         amplitude of a column, at most 253
  *   v = (A * f + 128) >> 8        leaf, within -127..127
  *
- * p and f are 7-bit tables of the products of cosines and sines (format/polar.h). Their rounding adds less than 1% to
- * the error of the angles themselves. */
+ * p and f are 7-bit tables of the products of cosines and sines (format/polar.h). Their rounding
+ * adds less than 1% to the error of the angles themselves. */
 #include <math.h>
 
 #include "format/polar.h"
@@ -15,7 +15,8 @@
 
 #define TOKENS TKV_PAGE_TOKENS
 
-/* Below this a token's largest radius is taken for it in the division: no overflow, whatever the page holds. */
+/* Below this a token's largest radius is taken for it in the division: no overflow, whatever the
+ * page holds. */
 #define RADIUS_MIN 0x1p-64f
 
 static uint32_t count_above(const float *tan_sq, uint32_t n, float first_sq, float second_sq)
@@ -27,7 +28,8 @@ static uint32_t count_above(const float *tan_sq, uint32_t n, float first_sq, flo
 }
 
 /* Codes one block's levels 3 and 4 from the squared radii of its four columns. */
-static uint32_t code_upper(const struct tkv_polar_tables *tables, const float *column_sq, float *sum_sq)
+static uint32_t code_upper(const struct tkv_polar_tables *tables, const float *column_sq,
+                           float *sum_sq)
 {
     const uint32_t bits = tables->bits, n = (1u << bits) - 1;
     const float a = column_sq[0] + column_sq[1], b = column_sq[2] + column_sq[3];
@@ -41,7 +43,8 @@ static uint32_t code_pair(const struct tkv_polar_tables *tables, float x, float 
 {
     const float x_sq = x * x, y_sq = y * y;
     *sum_sq = x_sq + y_sq;
-    return count_above(tables->tan_sq[0], 3, x_sq, y_sq) | (uint32_t)(x < 0) << 2 | (uint32_t)(y < 0) << 3;
+    return count_above(tables->tan_sq[0], 3, x_sq, y_sq) | (uint32_t)(x < 0) << 2 |
+           (uint32_t)(y < 0) << 3;
 }
 
 static void polar_codes_ref(const struct tkv_polar_tables *tables, const float *x, uint32_t D,
@@ -66,7 +69,8 @@ static void polar_codes_ref(const struct tkv_polar_tables *tables, const float *
     }
 }
 
-/* `bits` bits from bit i * bits of a little-endian stream; bits is 6 or 3, so two bytes always hold them. */
+/* `bits` bits from bit i * bits of a little-endian stream; bits is 6 or 3, so two bytes always hold
+ * them. */
 static uint32_t take(const uint8_t *stream, size_t i, uint32_t bits)
 {
     const size_t at = i * bits, byte = at / 8;
@@ -77,8 +81,8 @@ static uint32_t take(const uint8_t *stream, size_t i, uint32_t bits)
 }
 
 /* r of every block of a token; returns the largest radius. */
-static float ratios(const struct tkv_polar_tables *tables, const uint8_t *radius, uint32_t D, size_t t,
-                    uint32_t *ratio)
+static float ratios(const struct tkv_polar_tables *tables, const uint8_t *radius, uint32_t D,
+                    size_t t, uint32_t *ratio)
 {
     float r[TKV_MAX_HEAD_DIM / 16], largest = 0.0f;
     for (size_t b = 0; b < D / 16; b++) {
@@ -93,8 +97,8 @@ static float ratios(const struct tkv_polar_tables *tables, const uint8_t *radius
 }
 
 /* Indices into tables->p for columns 0, 1 and for columns 2, 3 of an entry. */
-static void upper_indices(const struct tkv_polar_planes *planes, uint32_t bits, const uint8_t *page, size_t entry,
-                          uint32_t index[2])
+static void upper_indices(const struct tkv_polar_planes *planes, uint32_t bits, const uint8_t *page,
+                          size_t entry, uint32_t index[2])
 {
     index[0] = index[1] = take(page + planes->upper, entry, 6);
     if (bits == 3)
@@ -102,8 +106,8 @@ static void upper_indices(const struct tkv_polar_planes *planes, uint32_t bits, 
 }
 
 /* The page as codes in row order, [64][D]. */
-static void expand(const struct tkv_polar_tables *tables, tkv_kind kind, const uint8_t *page, uint32_t D,
-                   float *scale, int8_t *values)
+static void expand(const struct tkv_polar_tables *tables, tkv_kind kind, const uint8_t *page,
+                   uint32_t D, float *scale, int8_t *values)
 {
     const struct tkv_polar_planes planes = tkv_polar_planes(D, tables->bits);
     const size_t J = D / 4;
@@ -113,7 +117,8 @@ static void expand(const struct tkv_polar_tables *tables, tkv_kind kind, const u
         for (size_t j = 0; j < J; j++) {
             uint32_t index[2];
             upper_indices(&planes, tables->bits, page, tkv_polar_entry(kind, D, t, j / 4), index);
-            const uint32_t amplitude = (ratio[j / 4] * tables->p[j % 4][index[j % 4 >= 2]] + 64) >> 7;
+            const uint32_t amplitude =
+                (ratio[j / 4] * tables->p[j % 4][index[j % 4 >= 2]] + 64) >> 7;
             const size_t slot = tkv_polar_slot(kind, D, t, j);
             uint32_t c2 = page[planes.c2 + slot / 4] >> slot % 4 * 2 & 3;
             if (tables->bits == 3)
@@ -127,18 +132,19 @@ static void expand(const struct tkv_polar_tables *tables, tkv_kind kind, const u
     }
 }
 
-static void polar_tile_k_ref(const struct tkv_polar_tables *tables, const uint8_t *page, uint32_t D, uint8_t *tile,
-                             float *scale)
+static void polar_tile_k_ref(const struct tkv_polar_tables *tables, const uint8_t *page, uint32_t D,
+                             uint8_t *tile, float *scale)
 {
     int8_t values[TOKENS * TKV_MAX_HEAD_DIM];
     expand(tables, TKV_K, page, D, scale, values);
     for (size_t t = 0; t < TOKENS; t++)
         for (size_t c = 0; c < D; c++)
-            tile[(t / 16 * (D / 4) + c / 4) * 64 + t % 16 * 4 + c % 4] = (uint8_t)(values[t * D + c] + 128);
+            tile[(t / 16 * (D / 4) + c / 4) * 64 + t % 16 * 4 + c % 4] =
+                (uint8_t)(values[t * D + c] + 128);
 }
 
-static void polar_tile_v_ref(const struct tkv_polar_tables *tables, const uint8_t *page, uint32_t D, int8_t *tile,
-                             float *scale)
+static void polar_tile_v_ref(const struct tkv_polar_tables *tables, const uint8_t *page, uint32_t D,
+                             int8_t *tile, float *scale)
 {
     int8_t values[TOKENS * TKV_MAX_HEAD_DIM];
     expand(tables, TKV_V, page, D, scale, values);
