@@ -186,8 +186,7 @@ int cli_parse(const struct cli_syntax *s, struct cli_common *common, int argc, c
     if (s->n_options + N_SHARED > MAX_OPTIONS)
         return -1 - cli_misuse(s->command, "too many options in the command's table");
     if (s->n_options)
-        if (s->n_options)
-            memcpy(all, s->options, s->n_options * sizeof(*all));
+        memcpy(all, s->options, s->n_options * sizeof(*all));
     memcpy(all + s->n_options, shared, sizeof(shared));
 
     int rc = parse_all(s, all, s->n_options + N_SHARED, argc, argv);

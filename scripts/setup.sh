@@ -5,7 +5,7 @@ set -eu
 
 packages() {
     case $1 in
-    build) echo gcc g++ libc6-dev cmake ninja-build libcjson-dev git ca-certificates ;;
+    build) echo gcc g++ libc6-dev cmake ninja-build libcjson-dev scdoc git ca-certificates ;;
     test) echo libcmocka-dev python3 python3-numpy pkg-config binutils \
         gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user ;;
     fuzz) echo clang libclang-rt-14-dev ;;
