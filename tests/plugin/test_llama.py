@@ -175,6 +175,8 @@ class Architectures(unittest.TestCase):
         status, out, log = run("test-llama-archs", "-s", 1, kv=kv, preload="preload.so", timeout=900)
         self.assertIn(status, (0, 1), log[-2000:])
         rows = self.ROW.findall(out)
+        if rows and rows[-1][1].count("|") < 3:
+            rows.pop()  # llama.cpp's log thread may lose the last lines at exit
         self.assertGreater(sum("OK" in result for _, result in rows), 100)
         return rows
 
