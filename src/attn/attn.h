@@ -68,9 +68,7 @@ struct tkv_worker {
     struct tkv_softmax_row *state;
     float *acc[2]; /* plain, rotated: [n_rows][v_head_dim] */
     bool acc_used[2];
-    /* the next page's bytes, fetched in small steps between the stages of this one */
-    const uint8_t *ahead, *ahead_end;
-    size_t ahead_step;
+    struct tkv_ahead ahead; /* over the next page's bytes */
 };
 
 enum tkv_mask_use {

@@ -9,32 +9,18 @@
 
 #define LINE 64
 
-/* Memory answers about as fast as a page is computed, so the two must overlap; but only a dozen lines can be
- * under way at once, and asking for more stalls. Hence few at a time, at every stage. */
-static void step_ahead(struct tkv_worker *w)
-{
-#if defined(__GNUC__)
-    if (!w->ahead)
-        return;
-    const size_t left = (size_t)(w->ahead_end - w->ahead);
-    const uint8_t *end = w->ahead + (w->ahead_step < left ? w->ahead_step : left);
-    for (; w->ahead < end; w->ahead += LINE)
-        __builtin_prefetch(w->ahead);
-#else
-    (void)w;
-#endif
-}
-
 void tkv_worker_look_ahead(struct tkv_worker *w, const struct tkv_page *next)
 {
-    w->ahead = w->ahead_end = NULL;
+    w->ahead = (struct tkv_ahead){w->k_tile, w->k_tile, 0};
     if (!next || next->state != TKV_PAGE_SEALED)
         return;
     const struct tkv_layer_codec *codec = w->job->layer->codec[next->klass];
-    const size_t bytes = codec[TKV_K].page_bytes + codec[TKV_V].page_bytes, n_stages = 4 + 2 * (size_t)w->n_rows;
-    w->ahead = tkv_sealed_page(w->job->layer, next->klass, next->record, TKV_K, w->head);
-    w->ahead_end = w->ahead + bytes;
-    w->ahead_step = (bytes / n_stages / LINE + 1) * LINE;
+    const size_t bytes = codec[TKV_K].page_bytes + codec[TKV_V].page_bytes;
+    const uint8_t *at = tkv_sealed_page(w->job->layer, next->klass, next->record, TKV_K, w->head);
+    /* about what the kernels of a page call tkv_step_ahead */
+    const size_t D = w->job->layer->head_dim[TKV_K], n_steps = D + D * w->n_rows / 4;
+    const size_t step = bytes / n_steps + 1;
+    w->ahead = (struct tkv_ahead){at, at + bytes - LINE, step < LINE ? step : LINE};
 }
 
 static const struct tkv_kernels *kernels(const struct tkv_worker *w)
@@ -97,6 +83,7 @@ static struct tkv_tile_i8 tile_i8(struct tkv_worker *w, const struct tkv_view *v
         .codes = kind == TKV_K ? w->k_tile : w->v_tile,
         .scale = kind == TKV_K ? w->k_scale : w->v_scale,
         .mean = w->mean,
+        .ahead = &w->ahead,
     };
     struct tkv_tile_i8 tile = {.planes = 1};
     layer->codec[view->klass][kind].ops->tile_i8(&env, page, &buf, &tile);
@@ -108,19 +95,17 @@ static void scores_i8(struct tkv_worker *w, const struct tkv_view *view)
     const struct tkv_kernels *k = kernels(w);
     const uint32_t D = w->job->layer->head_dim[TKV_K];
     const enum tkv_domain domain = tkv_query_domain(w->job->layer, view->klass);
-    step_ahead(w);
     const struct tkv_tile_i8 tile = tile_i8(w, view, TKV_K);
-    step_ahead(w);
     if (tile.mean)
         k->dot(tile.mean, w->q[domain], D, w->n_rows, D, w->bias);
     else
         memset(w->bias, 0, w->n_rows * sizeof(float));
-    k->score_i8(tile.codes, w->q8[domain][0], w->n_rows, D, w->si);
+    k->score_i8(tile.codes, w->q8[domain][0], w->n_rows, D, w->si, &w->ahead);
     k->scale_scores(w->si, w->q8_scale[domain][0], tile.scale, w->bias, w->n_rows, w->s);
     if (tile.planes < 2)
         return;
     memset(w->bias, 0, w->n_rows * sizeof(float));
-    k->score_i8(tile.codes, w->q8[domain][1], w->n_rows, D, w->si);
+    k->score_i8(tile.codes, w->q8[domain][1], w->n_rows, D, w->si, &w->ahead);
     k->scale_scores(w->si, w->q8_scale[domain][1], tile.scale, w->bias, w->n_rows, w->s2);
     for (size_t i = 0; i < (size_t)w->n_rows * T; i++)
         w->s[i] += w->s2[i];
@@ -159,7 +144,6 @@ static void weights(struct tkv_worker *w, uint32_t row)
     const tkv_attend_params *p = w->job->p;
     const uint32_t query = row / w->job->group;
     float *s = w->s + (size_t)row * T;
-    step_ahead(w);
     if (w->mask_use[query] == TKV_MASK_HIDDEN) {
         memset(s, 0, T * sizeof(float));
         return;
@@ -215,15 +199,13 @@ static void two_planes(struct tkv_worker *w, const struct tkv_tile_i8 *tile, flo
             for (uint32_t t = 0; t < T; t++)
                 p[t] -= w->w_scale[r] * (float)codes[t];
         }
-        k->wsum_i8(tile->codes, w->w, w->w_scale, w->n_rows, D, acc);
+        k->wsum_i8(tile->codes, w->w, w->w_scale, w->n_rows, D, acc, &w->ahead);
     }
 }
 
 static void values_i8(struct tkv_worker *w, const struct tkv_view *view, float *acc)
 {
-    step_ahead(w);
     const struct tkv_tile_i8 tile = tile_i8(w, view, TKV_V);
-    step_ahead(w);
     if (tile.mean)
         add_mean(w, tile.mean, acc);
     if (tile.planes > 1) {
@@ -231,10 +213,9 @@ static void values_i8(struct tkv_worker *w, const struct tkv_view *view, float *
         return;
     }
     for (uint32_t r = 0; r < w->n_rows; r++) {
-        step_ahead(w);
         w->w_scale[r] = kernels(w)->quantize_weights(w->s + (size_t)r * T, tile.scale, w->w + (size_t)r * T);
     }
-    kernels(w)->wsum_i8(tile.codes, w->w, w->w_scale, w->n_rows, w->job->layer->head_dim[TKV_V], acc);
+    kernels(w)->wsum_i8(tile.codes, w->w, w->w_scale, w->n_rows, w->job->layer->head_dim[TKV_V], acc, &w->ahead);
 }
 
 static bool holds_nonfinite(const struct tkv_worker *w, const struct tkv_view *view)

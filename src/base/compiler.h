@@ -18,4 +18,11 @@
 #define TKV_HOLD(x) ((void)0)
 #endif
 
+/* Asks for the cache line at p, whatever p is. */
+#if defined(__GNUC__)
+#define TKV_PREFETCH(p) __builtin_prefetch(p)
+#else
+#define TKV_PREFETCH(p) ((void)(p))
+#endif
+
 #endif

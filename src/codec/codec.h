@@ -42,6 +42,7 @@ struct tkv_tile_buf {
     uint8_t *codes; /* [64 * D], 64-byte aligned */
     float *scale;   /* [64] */
     float *mean;    /* [D] */
+    struct tkv_ahead *ahead; /* for the kernels */
 };
 
 struct tkv_codec_env {

@@ -203,7 +203,7 @@ static void encode(const struct tkv_codec_env *env, uint32_t bits, float *x, uin
 
 /* Fills tile and scales (those include the step) from a page. */
 static void open_page(const struct tkv_codec_env *env, uint32_t bits, const uint8_t *page,
-                      uint8_t *tile, float *scale)
+                      uint8_t *tile, float *scale, struct tkv_ahead *ahead)
 {
     const uint32_t D = env->head_dim;
     uint16_t half[TOKENS];
@@ -212,16 +212,16 @@ static void open_page(const struct tkv_codec_env *env, uint32_t bits, const uint
     for (size_t t = 0; t < TOKENS; t++)
         scale[t] *= tkv_turbo_step(bits) * TKV_TURBO_SCALE_UNIT;
     if (env->kind == TKV_K)
-        env->kernels->turbo_tile_k(page, D, bits, tile);
+        env->kernels->turbo_tile_k(page, D, bits, tile, ahead);
     else
-        env->kernels->turbo_tile_v(page, D, bits, (int8_t *)tile);
+        env->kernels->turbo_tile_v(page, D, bits, (int8_t *)tile, ahead);
 }
 
 static void decode(const struct tkv_codec_env *env, uint32_t bits, const uint8_t *page, float *x)
 {
     _Alignas(64) uint8_t tile[TOKENS * TKV_MAX_HEAD_DIM];
     float scale[TOKENS];
-    open_page(env, bits, page, tile, scale);
+    open_page(env, bits, page, tile, scale, &(struct tkv_ahead){page, page, 0});
     env->kernels->tile_to_rows(tile, env->head_dim, env->kind, scale, x);
 }
 
@@ -289,7 +289,7 @@ static void decode_centred(const struct tkv_codec_env *env, uint32_t bits, const
 static void tile_i8(const struct tkv_codec_env *env, uint32_t bits, const uint8_t *page,
                     struct tkv_tile_buf *buf, struct tkv_tile_i8 *out)
 {
-    open_page(env, bits, page, buf->codes, buf->scale);
+    open_page(env, bits, page, buf->codes, buf->scale, buf->ahead);
     *out = (struct tkv_tile_i8){.codes = buf->codes, .scale = buf->scale, .planes = 1};
 }
 

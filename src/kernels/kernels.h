@@ -24,6 +24,14 @@ struct tkv_softmax_row {
     float fix; /* out: what the caller must multiply this row's accumulators with; 1 when m stood */
 };
 
+/* Memory that is needed next. It answers about as fast as a page is computed, so the two must overlap; but only
+ * a dozen lines can be under way at once, and asking for more stalls. So the kernels of a page ask for it bit by
+ * bit while they compute. `at` stays within memory that is there; nothing to fetch: at == last. */
+struct tkv_ahead {
+    const uint8_t *at, *last; /* where the cursor is; where it stays */
+    size_t step;              /* bytes a call of tkv_step_ahead (ahead.h), at most a line */
+};
+
 struct tkv_polar_tables; /* format/polar.h */
 
 /* Angle codes of 64 rows, not yet in page order. */
@@ -50,11 +58,12 @@ struct tkv_kernels {
 
     /* --- attention on tiles --- */
     /* s[r][t] = sum_d q[r][d] * (tile[t][d] - 128), exact in i32. q: [n_rows][D] s8. s: [n_rows][64]. */
-    void (*score_i8)(const uint8_t *tile, const int8_t *q, uint32_t n_rows, uint32_t D, int32_t *s);
+    void (*score_i8)(const uint8_t *tile, const int8_t *q, uint32_t n_rows, uint32_t D, int32_t *s,
+                     struct tkv_ahead *ahead);
     /* acc[r][c] = fmaf(wscale[r], (float)sum_t w[r][t] * tile[t][c], acc[r][c]). w: [n_rows][64] u8.
      * acc: [n_rows][D] f32, 64-byte aligned. */
     void (*wsum_i8)(const int8_t *tile, const uint8_t *w, const float *wscale, uint32_t n_rows, uint32_t D,
-                    float *acc);
+                    float *acc, struct tkv_ahead *ahead);
     /* s[r][t] = sum_d q[r][d] * kt[d][t], fmaf in ascending d. q rows `q_stride` elements apart. */
     void (*score_f32)(const float *kt, const float *q, size_t q_stride, uint32_t n_rows, uint32_t D, float *s);
     /* acc[r][c] += sum_t w[r][t] * v[t][c], fmaf in ascending t starting from acc. */
@@ -89,8 +98,8 @@ struct tkv_kernels {
 
     /* --- turbo: Lloyd-Max codes of 4, 3 or 2 bits (format/turbo.h) --- */
     /* Page codes to an i8 tile of the kind. bits: 2, 3 or 4. */
-    void (*turbo_tile_k)(const uint8_t *codes, uint32_t D, uint32_t bits, uint8_t *tile);
-    void (*turbo_tile_v)(const uint8_t *codes, uint32_t D, uint32_t bits, int8_t *tile);
+    void (*turbo_tile_k)(const uint8_t *codes, uint32_t D, uint32_t bits, uint8_t *tile, struct tkv_ahead *ahead);
+    void (*turbo_tile_v)(const uint8_t *codes, uint32_t D, uint32_t bits, int8_t *tile, struct tkv_ahead *ahead);
     /* Codes in tile order, one a byte, to page codes. */
     void (*turbo_pack)(const uint8_t *tile, uint32_t D, tkv_kind kind, uint32_t bits, uint8_t *codes);
     /* codes[t][d] = number of turbo thresholds below x[t][d] * inv[t]; energy[t] = sum of squared levels. */

@@ -16,6 +16,7 @@ struct tile_args {
     int8_t *v_tile, *q;
     int32_t *si;
     float *wscale, *acc, *kt, *qf, *s, *v, *wf;
+    struct tkv_ahead ahead;
 };
 
 static void alloc_args(struct tile_args *a, uint32_t n_rows, uint32_t D)
@@ -28,6 +29,7 @@ static void alloc_args(struct tile_args *a, uint32_t n_rows, uint32_t D)
     a->si = check_alloc(scores, 4), a->s = check_alloc(scores, 4), a->wf = check_alloc(scores, 4);
     a->wscale = check_alloc(n_rows, 4), a->acc = check_alloc(rows, 4), a->qf = check_alloc(rows, 4);
     a->kt = check_alloc(tile, 4), a->v = check_alloc(tile, 4);
+    a->ahead = (struct tkv_ahead){a->k_tile, a->k_tile + tile - 64, 48};
 }
 
 static void free_args(struct tile_args *a)
@@ -72,13 +74,13 @@ static void fill_args(struct check *c, struct tile_args *a, int fill)
 static void score_i8(void *arg)
 {
     struct tile_args *a = arg;
-    a->k->score_i8(a->k_tile, a->q, a->n_rows, a->D, a->si);
+    a->k->score_i8(a->k_tile, a->q, a->n_rows, a->D, a->si, &a->ahead);
 }
 
 static void wsum_i8(void *arg)
 {
     struct tile_args *a = arg;
-    a->k->wsum_i8(a->v_tile, a->w, a->wscale, a->n_rows, a->D, a->acc);
+    a->k->wsum_i8(a->v_tile, a->w, a->wscale, a->n_rows, a->D, a->acc, &a->ahead);
 }
 
 static void score_f32(void *arg)
@@ -128,6 +130,7 @@ static void check_shape(struct check *c, uint32_t n_rows, uint32_t D, int fill)
         check_one(c, "score_f32", &a, score_f32, a.s, scores, fill);
     if (check_wanted(c, "tile wsum_f32"))
         check_one(c, "wsum_f32", &a, wsum_f32, a.acc, rows, fill);
+    check_true(c, "tile", "fetches no further than it may", a.ahead.at < a.ahead.last + 64);
     free_args(&a);
 }
 
@@ -163,8 +166,8 @@ static void check_layout(struct check *c)
         }
     memset(a.acc, 0, D * sizeof *a.acc);
     a.wscale[0] = 0.5f;
-    c->now.score_i8(a.k_tile, a.q, 1, D, a.si);
-    c->now.wsum_i8(a.v_tile, a.w, a.wscale, 1, D, a.acc);
+    c->now.score_i8(a.k_tile, a.q, 1, D, a.si, &a.ahead);
+    c->now.wsum_i8(a.v_tile, a.w, a.wscale, 1, D, a.acc, &a.ahead);
     int32_t scores[64] = {0};
     float sums[D] = {0};
     for (size_t t = 0; t < 64; t++)

@@ -14,6 +14,7 @@ struct turbo_args {
     uint8_t *plain, *page, *tile;
     float *x, *inv;
     int32_t *energy;
+    struct tkv_ahead ahead;
 };
 
 static void alloc_args(struct turbo_args *a, uint32_t D, uint32_t bits)
@@ -25,6 +26,7 @@ static void alloc_args(struct turbo_args *a, uint32_t D, uint32_t bits)
     a->x = check_alloc((size_t)64 * D, 4);
     a->inv = check_alloc(64, 4);
     a->energy = check_alloc(64, 4);
+    a->ahead = (struct tkv_ahead){a->tile, a->tile + (size_t)64 * D - 64, 48};
 }
 
 static void free_args(struct turbo_args *a)
@@ -54,9 +56,9 @@ static void check_pack(struct check *c, struct turbo_args *a, tkv_kind kind, con
     for (size_t i = 0; i < n; i++)
         want[i] = (uint8_t)(level[a->plain[i]] + (kind == TKV_K ? 128 : 0));
     if (kind == TKV_K)
-        c->now.turbo_tile_k(a->page, a->D, a->bits, a->tile);
+        c->now.turbo_tile_k(a->page, a->D, a->bits, a->tile, &a->ahead);
     else
-        c->now.turbo_tile_v(a->page, a->D, a->bits, (int8_t *)a->tile);
+        c->now.turbo_tile_v(a->page, a->D, a->bits, (int8_t *)a->tile, &a->ahead);
     check_bytes(c, kind == TKV_K ? "turbo_tile_k" : "turbo_tile_v", what, a->tile, want, n);
 }
 
@@ -66,14 +68,15 @@ static void check_any_bytes(struct check *c, struct turbo_args *a, tkv_kind kind
     static uint8_t page[64 * 256 + 1], want[64 * 512];
     check_fill_bytes(c, page, sizeof page);
     if (kind == TKV_K) {
-        c->ref.turbo_tile_k(page + 1, a->D, a->bits, want);
-        c->now.turbo_tile_k(page + 1, a->D, a->bits, a->tile);
+        c->ref.turbo_tile_k(page + 1, a->D, a->bits, want, &a->ahead);
+        c->now.turbo_tile_k(page + 1, a->D, a->bits, a->tile, &a->ahead);
     } else {
-        c->ref.turbo_tile_v(page + 1, a->D, a->bits, (int8_t *)want);
-        c->now.turbo_tile_v(page + 1, a->D, a->bits, (int8_t *)a->tile);
+        c->ref.turbo_tile_v(page + 1, a->D, a->bits, (int8_t *)want, &a->ahead);
+        c->now.turbo_tile_v(page + 1, a->D, a->bits, (int8_t *)a->tile, &a->ahead);
     }
     check_bytes(c, kind == TKV_K ? "turbo_tile_k" : "turbo_tile_v", what, a->tile, want,
                 (size_t)64 * a->D);
+    check_true(c, "turbo_tile", "fetches no further than it may", a->ahead.at < a->ahead.last + 64);
 }
 
 static void check_codes(struct check *c, struct turbo_args *a, int fill, const char *what)
@@ -96,13 +99,13 @@ static void check_codes(struct check *c, struct turbo_args *a, int fill, const c
 static void bench_tile_k(void *arg)
 {
     struct turbo_args *a = arg;
-    a->k->turbo_tile_k(a->page, a->D, a->bits, a->tile);
+    a->k->turbo_tile_k(a->page, a->D, a->bits, a->tile, &a->ahead);
 }
 
 static void bench_tile_v(void *arg)
 {
     struct turbo_args *a = arg;
-    a->k->turbo_tile_v(a->page, a->D, a->bits, (int8_t *)a->tile);
+    a->k->turbo_tile_v(a->page, a->D, a->bits, (int8_t *)a->tile, &a->ahead);
 }
 
 static void bench_pack(void *arg)

@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "base/compiler.h"
-#include "kernels/kernels.h"
+#include "kernels/ahead.h"
 
 #define TOKENS TKV_PAGE_TOKENS
 
@@ -13,7 +13,7 @@ void tkv_tile_dotprod(struct tkv_kernels *k);
 
 /* One block of 16 tokens: block is [D/4][16 tokens][4 dims]. */
 TKV_INLINE void score_i8_block(const uint8_t *block, const int8_t *q, uint32_t D, int32_t *s,
-                               int rows)
+                               int rows, struct tkv_ahead *ahead)
 {
     const uint8x16_t offset = vdupq_n_u8(0x80);
     int32x4_t acc[4][4];
@@ -31,6 +31,7 @@ TKV_INLINE void score_i8_block(const uint8_t *block, const int8_t *q, uint32_t D
             for (int i = 0; i < 4; i++)
                 acc[r][i] = vdotq_s32(acc[r][i], x[i], qr);
         }
+        tkv_step_ahead(ahead);
     }
     for (int r = 0; r < rows; r++)
         for (int i = 0; i < 4; i++)
@@ -38,24 +39,27 @@ TKV_INLINE void score_i8_block(const uint8_t *block, const int8_t *q, uint32_t D
 }
 
 static void score_i8_dotprod(const uint8_t *restrict tile, const int8_t *restrict q,
-                             uint32_t n_rows, uint32_t D, int32_t *restrict s)
+                             uint32_t n_rows, uint32_t D, int32_t *restrict s,
+                             struct tkv_ahead *ahead)
 {
+    struct tkv_ahead cursor = *ahead;
     for (size_t r = 0; r < n_rows; r += 4, q += (size_t)4 * D, s += 4 * TOKENS)
         for (size_t t = 0; t < TOKENS; t += 16)
             switch (n_rows - r) {
             case 1:
-                score_i8_block(tile + t * D, q, D, s + t, 1);
+                score_i8_block(tile + t * D, q, D, s + t, 1, &cursor);
                 break;
             case 2:
-                score_i8_block(tile + t * D, q, D, s + t, 2);
+                score_i8_block(tile + t * D, q, D, s + t, 2, &cursor);
                 break;
             case 3:
-                score_i8_block(tile + t * D, q, D, s + t, 3);
+                score_i8_block(tile + t * D, q, D, s + t, 3, &cursor);
                 break;
             default:
-                score_i8_block(tile + t * D, q, D, s + t, 4);
+                score_i8_block(tile + t * D, q, D, s + t, 4, &cursor);
                 break;
             }
+    *ahead = cursor;
 }
 
 /* 128 * sum of 64 weights. */
@@ -69,7 +73,8 @@ TKV_INLINE int32_t sum_128(const uint8_t *w)
 
 /* 16 channels. */
 TKV_INLINE void wsum_i8_block(const int8_t *tile, const uint8_t *w, const int32_t *offset,
-                              const float *wscale, uint32_t D, float *acc, int rows)
+                              const float *wscale, uint32_t D, float *acc, int rows,
+                              struct tkv_ahead *ahead)
 {
     uint32x4_t sum[4][4];
     for (int r = 0; r < rows; r++)
@@ -86,6 +91,7 @@ TKV_INLINE void wsum_i8_block(const int8_t *tile, const uint8_t *w, const int32_
             for (int i = 0; i < 4; i++)
                 sum[r][i] = vdotq_u32(sum[r][i], x[i], wr);
         }
+        tkv_step_ahead(ahead);
     }
     for (int r = 0; r < rows; r++)
         for (int i = 0; i < 4; i++) {
@@ -98,8 +104,9 @@ TKV_INLINE void wsum_i8_block(const int8_t *tile, const uint8_t *w, const int32_
 
 static void wsum_i8_dotprod(const int8_t *restrict tile, const uint8_t *restrict w,
                             const float *restrict wscale, uint32_t n_rows, uint32_t D,
-                            float *restrict acc)
+                            float *restrict acc, struct tkv_ahead *ahead)
 {
+    struct tkv_ahead cursor = *ahead;
     for (size_t r = 0; r < n_rows; r += 4, w += 4 * TOKENS, wscale += 4, acc += (size_t)4 * D) {
         const size_t rows = n_rows - r < 4 ? n_rows - r : 4;
         int32_t offset[4];
@@ -108,19 +115,20 @@ static void wsum_i8_dotprod(const int8_t *restrict tile, const uint8_t *restrict
         for (size_t c = 0; c < D; c += 16)
             switch (rows) {
             case 1:
-                wsum_i8_block(tile + c * 4, w, offset, wscale, D, acc + c, 1);
+                wsum_i8_block(tile + c * 4, w, offset, wscale, D, acc + c, 1, &cursor);
                 break;
             case 2:
-                wsum_i8_block(tile + c * 4, w, offset, wscale, D, acc + c, 2);
+                wsum_i8_block(tile + c * 4, w, offset, wscale, D, acc + c, 2, &cursor);
                 break;
             case 3:
-                wsum_i8_block(tile + c * 4, w, offset, wscale, D, acc + c, 3);
+                wsum_i8_block(tile + c * 4, w, offset, wscale, D, acc + c, 3, &cursor);
                 break;
             default:
-                wsum_i8_block(tile + c * 4, w, offset, wscale, D, acc + c, 4);
+                wsum_i8_block(tile + c * 4, w, offset, wscale, D, acc + c, 4, &cursor);
                 break;
             }
     }
+    *ahead = cursor;
 }
 
 void tkv_tile_dotprod(struct tkv_kernels *k)

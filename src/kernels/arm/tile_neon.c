@@ -7,7 +7,7 @@
 #include <string.h>
 
 #include "base/compiler.h"
-#include "kernels/kernels.h"
+#include "kernels/ahead.h"
 #include "kernels/row_blocks.h"
 
 #define TOKENS TKV_PAGE_TOKENS
@@ -25,14 +25,14 @@ TKV_INLINE int8x8_t broadcast4(const int8_t *p)
 /* One block of 16 tokens: block is [D/4][16 tokens][4 dims]. acc[r][i]: tokens 2i and 2i + 1,
  * two sums each. */
 TKV_INLINE void score_i8_block(const uint8_t *block, const int8_t *q, uint32_t D, int32_t *s,
-                               int rows)
+                               int rows, struct tkv_ahead *ahead)
 {
     const uint8x8_t offset = vdup_n_u8(0x80);
     int32x4_t acc[2][8];
     for (int r = 0; r < rows; r++)
         for (int i = 0; i < 8; i++)
             acc[r][i] = vdupq_n_s32(0);
-    for (size_t d = 0; d < D; d += 8)
+    for (size_t d = 0; d < D; d += 8) {
         for (size_t i = 0; i < 8; i++) {
             const uint8_t *codes = block + d * 16 + i * 8;
             const int8x8_t x0 = vreinterpret_s8_u8(veor_u8(vld1_u8(codes), offset));
@@ -44,25 +44,29 @@ TKV_INLINE void score_i8_block(const uint8_t *block, const int8_t *q, uint32_t D
                 acc[r][i] = vpadalq_s16(acc[r][i], sum);
             }
         }
+        tkv_step_ahead(ahead);
+    }
     for (int r = 0; r < rows; r++)
         for (int i = 0; i < 4; i++)
             vst1q_s32(s + r * TOKENS + i * 4, vpaddq_s32(acc[r][2 * i], acc[r][2 * i + 1]));
 }
 
 static void score_i8_neon(const uint8_t *restrict tile, const int8_t *restrict q, uint32_t n_rows,
-                          uint32_t D, int32_t *restrict s)
+                          uint32_t D, int32_t *restrict s, struct tkv_ahead *ahead)
 {
+    struct tkv_ahead cursor = *ahead;
     for (size_t r = 0; r < n_rows; r += 2, q += (size_t)2 * D, s += 2 * TOKENS)
         for (size_t t = 0; t < TOKENS; t += 16)
             if (n_rows - r == 1)
-                score_i8_block(tile + t * D, q, D, s + t, 1);
+                score_i8_block(tile + t * D, q, D, s + t, 1, &cursor);
             else
-                score_i8_block(tile + t * D, q, D, s + t, 2);
+                score_i8_block(tile + t * D, q, D, s + t, 2, &cursor);
+    *ahead = cursor;
 }
 
 /* 16 channels. sum[r][i]: channels 2i and 2i + 1, two sums each. */
 TKV_INLINE void wsum_i8_block(const int8_t *tile, const uint8_t *w, const float *wscale, uint32_t D,
-                              float *acc, int rows)
+                              float *acc, int rows, struct tkv_ahead *ahead)
 {
     int32x4_t sum[2][8];
     for (int r = 0; r < rows; r++)
@@ -80,6 +84,7 @@ TKV_INLINE void wsum_i8_block(const int8_t *tile, const uint8_t *w, const float 
             for (int r = 0; r < rows; r++)
                 sum[r][i] = vpadalq_s16(sum[r][i], vmulq_s16(x, w16[r]));
         }
+        tkv_step_ahead(ahead);
     }
     for (int r = 0; r < rows; r++)
         for (int i = 0; i < 4; i++) {
@@ -91,14 +96,16 @@ TKV_INLINE void wsum_i8_block(const int8_t *tile, const uint8_t *w, const float 
 
 static void wsum_i8_neon(const int8_t *restrict tile, const uint8_t *restrict w,
                          const float *restrict wscale, uint32_t n_rows, uint32_t D,
-                         float *restrict acc)
+                         float *restrict acc, struct tkv_ahead *ahead)
 {
+    struct tkv_ahead cursor = *ahead;
     for (size_t r = 0; r < n_rows; r += 2, w += 2 * TOKENS, wscale += 2, acc += (size_t)2 * D)
         for (size_t c = 0; c < D; c += 16)
             if (n_rows - r == 1)
-                wsum_i8_block(tile + c * 4, w, wscale, D, acc + c, 1);
+                wsum_i8_block(tile + c * 4, w, wscale, D, acc + c, 1, &cursor);
             else
-                wsum_i8_block(tile + c * 4, w, wscale, D, acc + c, 2);
+                wsum_i8_block(tile + c * 4, w, wscale, D, acc + c, 2, &cursor);
+    *ahead = cursor;
 }
 
 /* acc[r][j] (+)= sum_i a[r * a_stride + i] * b[i * n_j + j], i ascending, for 16 values of j.

@@ -3,7 +3,7 @@
 #include <arm_neon.h>
 
 #include "format/turbo.h"
-#include "kernels/kernels.h"
+#include "kernels/ahead.h"
 
 void tkv_turbo_neon(struct tkv_kernels *k);
 
@@ -23,8 +23,8 @@ static inline uint8x16_t low_nibbles(uint8x16_t v)
     return vandq_u8(v, vdupq_n_u8(15));
 }
 
-static inline void unpack4(const uint8_t *restrict codes, struct tkv_turbo_walk walk, int bias,
-                           uint8_t *restrict tile)
+TKV_INLINE void unpack4(const uint8_t *restrict codes, struct tkv_turbo_walk walk, int bias,
+                        uint8_t *restrict tile, struct tkv_ahead *ahead)
 {
     const uint8x16_t table = level_table(4, bias, 0, 0);
     for (size_t r = 0; r < walk.n_runs; r++, tile += walk.run_step) {
@@ -32,14 +32,15 @@ static inline void unpack4(const uint8_t *restrict codes, struct tkv_turbo_walk 
         for (size_t u = 0; u < walk.n_units; u++, codes += 64, out += walk.unit_step)
             for (size_t i = 0; i < 64; i += 16) {
                 const uint8x16_t v = vld1q_u8(codes + i);
+                tkv_step_ahead(ahead);
                 vst1q_u8(out + i, vqtbl1q_u8(table, low_nibbles(v)));
                 vst1q_u8(out + walk.group_step + i, vqtbl1q_u8(table, vshrq_n_u8(v, 4)));
             }
     }
 }
 
-static inline void unpack2(const uint8_t *restrict codes, struct tkv_turbo_walk walk, int bias,
-                           uint8_t *restrict tile)
+TKV_INLINE void unpack2(const uint8_t *restrict codes, struct tkv_turbo_walk walk, int bias,
+                        uint8_t *restrict tile, struct tkv_ahead *ahead)
 {
     const uint8x16_t even = level_table(2, bias, 0, 0), odd = level_table(2, bias, 0, 2);
     const size_t step = walk.group_step;
@@ -49,6 +50,7 @@ static inline void unpack2(const uint8_t *restrict codes, struct tkv_turbo_walk 
             for (size_t i = 0; i < 64; i += 16) {
                 const uint8x16_t v = vld1q_u8(codes + i);
                 const uint8x16_t low = low_nibbles(v), high = vshrq_n_u8(v, 4);
+                tkv_step_ahead(ahead);
                 vst1q_u8(out + i, vqtbl1q_u8(even, low));
                 vst1q_u8(out + step + i, vqtbl1q_u8(odd, low));
                 vst1q_u8(out + 2 * step + i, vqtbl1q_u8(even, high));
@@ -72,8 +74,9 @@ static inline uint8x16_t lookup3(uint8x16_t negative, uint8x16_t positive, uint8
                     vqtbl1q_u8(negative, index));
 }
 
-static inline void unpack3(const uint8_t *restrict codes, const uint8_t *restrict third,
-                           struct tkv_turbo_walk walk, int bias, uint8_t *restrict tile)
+TKV_INLINE void unpack3(const uint8_t *restrict codes, const uint8_t *restrict third,
+                        struct tkv_turbo_walk walk, int bias, uint8_t *restrict tile,
+                        struct tkv_ahead *ahead)
 {
     const uint8x16_t even0 = level_table(3, bias, 0, 0), odd0 = level_table(3, bias, 0, 2);
     const uint8x16_t even1 = level_table(3, bias, 4, 0), odd1 = level_table(3, bias, 4, 2);
@@ -84,6 +87,7 @@ static inline void unpack3(const uint8_t *restrict codes, const uint8_t *restric
             for (size_t i = 0; i < 64; i += 16) {
                 const uint8x16_t v = vld1q_u8(codes + i);
                 const uint8x16_t low = low_nibbles(v), high = vshrq_n_u8(v, 4);
+                tkv_step_ahead(ahead);
                 const uint8_t *t = third + i / 8;
                 vst1q_u8(out + i, lookup3(even0, even1, low, t));
                 vst1q_u8(out + step + i, lookup3(odd0, odd1, low, t + 8));
@@ -93,28 +97,30 @@ static inline void unpack3(const uint8_t *restrict codes, const uint8_t *restric
     }
 }
 
-static inline void unpack(const uint8_t *restrict codes, uint32_t D, tkv_kind kind, uint32_t bits,
-                          int bias, uint8_t *restrict tile)
+TKV_INLINE void unpack(const uint8_t *restrict codes, uint32_t D, tkv_kind kind, uint32_t bits,
+                       int bias, uint8_t *restrict tile, struct tkv_ahead *ahead)
 {
     const struct tkv_turbo_walk walk = tkv_turbo_walk(kind, D, bits);
+    struct tkv_ahead cursor = *ahead;
     if (bits == 4)
-        unpack4(codes, walk, bias, tile);
+        unpack4(codes, walk, bias, tile, &cursor);
     else if (bits == 3)
-        unpack3(codes, codes + 16 * (size_t)D, walk, bias, tile);
+        unpack3(codes, codes + 16 * (size_t)D, walk, bias, tile, &cursor);
     else
-        unpack2(codes, walk, bias, tile);
+        unpack2(codes, walk, bias, tile, &cursor);
+    *ahead = cursor;
 }
 
 static void turbo_tile_k_neon(const uint8_t *restrict codes, uint32_t D, uint32_t bits,
-                              uint8_t *restrict tile)
+                              uint8_t *restrict tile, struct tkv_ahead *ahead)
 {
-    unpack(codes, D, TKV_K, bits, 128, tile);
+    unpack(codes, D, TKV_K, bits, 128, tile, ahead);
 }
 
 static void turbo_tile_v_neon(const uint8_t *restrict codes, uint32_t D, uint32_t bits,
-                              int8_t *restrict tile)
+                              int8_t *restrict tile, struct tkv_ahead *ahead)
 {
-    unpack(codes, D, TKV_V, bits, 0, (uint8_t *)tile);
+    unpack(codes, D, TKV_V, bits, 0, (uint8_t *)tile, ahead);
 }
 
 static inline uint8x16_t pack_quarter4(const uint8_t *tile, size_t step)

@@ -10,8 +10,9 @@
 void tkv_tile_ref(struct tkv_kernels *k);
 
 static void score_i8_ref(const uint8_t *restrict tile, const int8_t *restrict q, uint32_t n_rows,
-                         uint32_t D, int32_t *restrict s)
+                         uint32_t D, int32_t *restrict s, struct tkv_ahead *ahead)
 {
+    (void)ahead;
     for (size_t r = 0; r < n_rows; r++)
         for (size_t t = 0; t < TOKENS; t++) {
             const uint8_t *token = tile + (t / 16) * 16 * D + (t % 16) * 4;
@@ -24,8 +25,9 @@ static void score_i8_ref(const uint8_t *restrict tile, const int8_t *restrict q,
 
 static void wsum_i8_ref(const int8_t *restrict tile, const uint8_t *restrict w,
                         const float *restrict wscale, uint32_t n_rows, uint32_t D,
-                        float *restrict acc)
+                        float *restrict acc, struct tkv_ahead *ahead)
 {
+    (void)ahead;
     for (size_t r = 0; r < n_rows; r++)
         for (size_t c = 0; c < D; c++) {
             const int8_t *channel = tile + c * 4;

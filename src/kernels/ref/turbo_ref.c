@@ -28,14 +28,16 @@ static void unpack(const uint8_t *restrict codes, uint32_t D, tkv_kind kind, uin
 }
 
 static void turbo_tile_k_ref(const uint8_t *restrict codes, uint32_t D, uint32_t bits,
-                             uint8_t *restrict tile)
+                             uint8_t *restrict tile, struct tkv_ahead *ahead)
 {
+    (void)ahead;
     unpack(codes, D, TKV_K, bits, 128, tile);
 }
 
 static void turbo_tile_v_ref(const uint8_t *restrict codes, uint32_t D, uint32_t bits,
-                             int8_t *restrict tile)
+                             int8_t *restrict tile, struct tkv_ahead *ahead)
 {
+    (void)ahead;
     unpack(codes, D, TKV_V, bits, 0, (uint8_t *)tile);
 }
 

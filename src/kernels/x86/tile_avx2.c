@@ -8,7 +8,7 @@
 #include <string.h>
 
 #include "base/compiler.h"
-#include "kernels/kernels.h"
+#include "kernels/ahead.h"
 #include "kernels/row_blocks.h"
 
 #define TOKENS TKV_PAGE_TOKENS
@@ -29,7 +29,7 @@ TKV_INLINE __m256i broadcast4(const void *p)
 
 /* One block of 16 tokens: block is [D/4][16 tokens][4 dims]. */
 TKV_INLINE void score_i8_block(const uint8_t *block, const int8_t *q, uint32_t D, int32_t *s,
-                               int rows)
+                               int rows, struct tkv_ahead *ahead)
 {
     const __m256i ones = _mm256_set1_epi16(1), offset = _mm256_set1_epi8((char)0x80);
     __m256i acc[4][2];
@@ -49,6 +49,7 @@ TKV_INLINE void score_i8_block(const uint8_t *block, const int8_t *q, uint32_t D
                 acc[r][h] = _mm256_add_epi32(acc[r][h], _mm256_madd_epi16(pairs, ones));
             }
         }
+        tkv_step_ahead(ahead);
     }
     for (int r = 0; r < rows; r++)
         for (int h = 0; h < 2; h++)
@@ -56,30 +57,32 @@ TKV_INLINE void score_i8_block(const uint8_t *block, const int8_t *q, uint32_t D
 }
 
 static void score_i8_avx2(const uint8_t *restrict tile, const int8_t *restrict q, uint32_t n_rows,
-                          uint32_t D, int32_t *restrict s)
+                          uint32_t D, int32_t *restrict s, struct tkv_ahead *ahead)
 {
+    struct tkv_ahead cursor = *ahead;
     for (size_t r = 0; r < n_rows; r += 4, q += (size_t)4 * D, s += 4 * TOKENS)
         for (size_t t = 0; t < TOKENS; t += 16)
             switch (n_rows - r) {
             case 1:
-                score_i8_block(tile + t * D, q, D, s + t, 1);
+                score_i8_block(tile + t * D, q, D, s + t, 1, &cursor);
                 break;
             case 2:
-                score_i8_block(tile + t * D, q, D, s + t, 2);
+                score_i8_block(tile + t * D, q, D, s + t, 2, &cursor);
                 break;
             case 3:
-                score_i8_block(tile + t * D, q, D, s + t, 3);
+                score_i8_block(tile + t * D, q, D, s + t, 3, &cursor);
                 break;
             default:
-                score_i8_block(tile + t * D, q, D, s + t, 4);
+                score_i8_block(tile + t * D, q, D, s + t, 4, &cursor);
                 break;
             }
+    *ahead = cursor;
 }
 
 /* 16 channels; w16 is [rows][64]. sum[r][i] holds channels 4i .. 4i + 3, even and odd pairs of
  * tokens apart. */
 TKV_INLINE void wsum_i8_block(const int8_t *tile, const uint16_t *w16, const float *wscale,
-                              uint32_t D, float *acc, int rows)
+                              uint32_t D, float *acc, int rows, struct tkv_ahead *ahead)
 {
     __m256i sum[2][4];
     for (int r = 0; r < rows; r++)
@@ -99,6 +102,7 @@ TKV_INLINE void wsum_i8_block(const int8_t *tile, const uint16_t *w16, const flo
             for (int r = 0; r < rows; r++)
                 sum[r][i] = _mm256_add_epi32(sum[r][i], _mm256_madd_epi16(w[r], x));
         }
+        tkv_step_ahead(ahead);
     }
     for (int r = 0; r < rows; r++)
         for (int i = 0; i < 2; i++) {
@@ -112,8 +116,9 @@ TKV_INLINE void wsum_i8_block(const int8_t *tile, const uint16_t *w16, const flo
 
 static void wsum_i8_avx2(const int8_t *restrict tile, const uint8_t *restrict w,
                          const float *restrict wscale, uint32_t n_rows, uint32_t D,
-                         float *restrict acc)
+                         float *restrict acc, struct tkv_ahead *ahead)
 {
+    struct tkv_ahead cursor = *ahead;
     uint16_t w16[2 * TOKENS];
     for (size_t r = 0; r < n_rows; r += 2, w += 2 * TOKENS, wscale += 2, acc += (size_t)2 * D) {
         const size_t rows = n_rows - r == 1 ? 1 : 2;
@@ -123,10 +128,11 @@ static void wsum_i8_avx2(const int8_t *restrict tile, const uint8_t *restrict w,
         }
         for (size_t c = 0; c < D; c += 16)
             if (rows == 2)
-                wsum_i8_block(tile + c * 4, w16, wscale, D, acc + c, 2);
+                wsum_i8_block(tile + c * 4, w16, wscale, D, acc + c, 2, &cursor);
             else
-                wsum_i8_block(tile + c * 4, w16, wscale, D, acc + c, 1);
+                wsum_i8_block(tile + c * 4, w16, wscale, D, acc + c, 1, &cursor);
     }
+    *ahead = cursor;
 }
 
 /* acc[r][j] (+)= sum_i a[r * a_stride + i] * b[i * b_stride + j], i ascending, for 8 * cols

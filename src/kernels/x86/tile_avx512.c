@@ -12,7 +12,7 @@
 #include <string.h>
 
 #include "base/compiler.h"
-#include "kernels/kernels.h"
+#include "kernels/ahead.h"
 #include "kernels/row_blocks.h"
 
 #define TOKENS TKV_PAGE_TOKENS
@@ -48,7 +48,7 @@ TKV_INLINE int32_t minus_128_sum(const int8_t *q, uint32_t D)
 
 /* `chains` (1 or 2) sums run side by side, of the even and of the odd groups of four dims. */
 TKV_INLINE void score_i8_rows(const uint8_t *tile, const int8_t *q, uint32_t D, int32_t *s,
-                              int rows, size_t chains)
+                              int rows, size_t chains, struct tkv_ahead *ahead)
 {
     __m512i acc[2][6][4];
     int32_t offset[6];
@@ -68,6 +68,8 @@ TKV_INLINE void score_i8_rows(const uint8_t *tile, const int8_t *q, uint32_t D, 
                 const __m512i qr = broadcast4(q + (size_t)r * D + d + 4 * i);
                 for (int b = 0; b < 4; b++)
                     dot4(&acc[i][r][b], codes[b], qr);
+                if (r % 2 == 0)
+                    tkv_step_ahead(ahead);
             }
         }
     for (int r = 0; r < rows; r++)
@@ -79,20 +81,23 @@ TKV_INLINE void score_i8_rows(const uint8_t *tile, const int8_t *q, uint32_t D, 
 }
 
 static void score_i8_avx512(const uint8_t *restrict tile, const int8_t *restrict q, uint32_t n_rows,
-                            uint32_t D, int32_t *restrict s)
+                            uint32_t D, int32_t *restrict s, struct tkv_ahead *ahead)
 {
+    struct tkv_ahead cursor = *ahead;
     for (uint32_t r = 0, n; r < n_rows; r += n) {
         n = tkv_row_block(n_rows - r);
 #define BODY(rows)                                                                                 \
-    score_i8_rows(tile, q + (size_t)r * D, D, s + (size_t)r * TOKENS, rows, (rows) <= 2 ? 2 : 1)
+    score_i8_rows(tile, q + (size_t)r * D, D, s + (size_t)r * TOKENS, rows, (rows) <= 2 ? 2 : 1,  \
+                  &cursor)
         TKV_SWITCH_ROWS(n, BODY)
 #undef BODY
     }
+    *ahead = cursor;
 }
 
 /* rows x (16 * cols) channels from channel c on. */
 TKV_INLINE void wsum_i8_block(const int8_t *tile, const uint8_t *w, const float *wscale, uint32_t D,
-                              float *acc, int rows, size_t cols)
+                              float *acc, int rows, size_t cols, struct tkv_ahead *ahead)
 {
     __m512i sum[6][8];
     for (int r = 0; r < rows; r++)
@@ -108,6 +113,8 @@ TKV_INLINE void wsum_i8_block(const int8_t *tile, const uint8_t *w, const float 
             const __m512i wr = broadcast4(w + r * TOKENS + t);
             for (size_t i = 0; i < cols; i++)
                 dot4(&sum[r][i], wr, codes[i]);
+            if (r % 2 == 0)
+                tkv_step_ahead(ahead);
         }
     }
     for (int r = 0; r < rows; r++)
@@ -120,38 +127,40 @@ TKV_INLINE void wsum_i8_block(const int8_t *tile, const uint8_t *w, const float 
 }
 
 TKV_INLINE void wsum_i8_rows(const int8_t *tile, const uint8_t *w, const float *wscale, uint32_t D,
-                             float *acc, int rows)
+                             float *acc, int rows, struct tkv_ahead *ahead)
 {
     uint32_t c = 0;
     if (rows <= 2)
         for (; c + 128 <= D; c += 128)
-            wsum_i8_block(tile + c * 4, w, wscale, D, acc + c, rows, 8);
+            wsum_i8_block(tile + c * 4, w, wscale, D, acc + c, rows, 8, ahead);
     for (; c + 64 <= D; c += 64)
-        wsum_i8_block(tile + c * 4, w, wscale, D, acc + c, rows, 4);
+        wsum_i8_block(tile + c * 4, w, wscale, D, acc + c, rows, 4, ahead);
     switch ((D - c) / 16) {
     case 1:
-        wsum_i8_block(tile + c * 4, w, wscale, D, acc + c, rows, 1);
+        wsum_i8_block(tile + c * 4, w, wscale, D, acc + c, rows, 1, ahead);
         break;
     case 2:
-        wsum_i8_block(tile + c * 4, w, wscale, D, acc + c, rows, 2);
+        wsum_i8_block(tile + c * 4, w, wscale, D, acc + c, rows, 2, ahead);
         break;
     case 3:
-        wsum_i8_block(tile + c * 4, w, wscale, D, acc + c, rows, 3);
+        wsum_i8_block(tile + c * 4, w, wscale, D, acc + c, rows, 3, ahead);
         break;
     }
 }
 
 static void wsum_i8_avx512(const int8_t *restrict tile, const uint8_t *restrict w,
                            const float *restrict wscale, uint32_t n_rows, uint32_t D,
-                           float *restrict acc)
+                           float *restrict acc, struct tkv_ahead *ahead)
 {
+    struct tkv_ahead cursor = *ahead;
     for (uint32_t r = 0, n; r < n_rows; r += n) {
         n = tkv_row_block(n_rows - r);
 #define BODY(rows)                                                                                 \
-    wsum_i8_rows(tile, w + (size_t)r * TOKENS, wscale + r, D, acc + (size_t)r * D, rows)
+    wsum_i8_rows(tile, w + (size_t)r * TOKENS, wscale + r, D, acc + (size_t)r * D, rows, &cursor)
         TKV_SWITCH_ROWS(n, BODY)
 #undef BODY
     }
+    *ahead = cursor;
 }
 
 TKV_INLINE void score_f32_rows(const float *kt, const float *q, size_t q_stride, uint32_t D,

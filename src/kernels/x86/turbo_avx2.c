@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "format/turbo.h"
-#include "kernels/kernels.h"
+#include "kernels/ahead.h"
 
 void tkv_turbo_avx2(struct tkv_kernels *k);
 
@@ -39,8 +39,8 @@ static inline void store(uint8_t *p, __m256i v)
     _mm256_store_si256((__m256i *)p, v);
 }
 
-static inline void unpack4(const uint8_t *restrict codes, struct tkv_turbo_walk walk, int bias,
-                           uint8_t *restrict tile)
+TKV_INLINE void unpack4(const uint8_t *restrict codes, struct tkv_turbo_walk walk, int bias,
+                        uint8_t *restrict tile, struct tkv_ahead *ahead)
 {
     const __m256i table = level_table(4, bias, 0, 0);
     for (size_t r = 0; r < walk.n_runs; r++, tile += walk.run_step) {
@@ -48,14 +48,15 @@ static inline void unpack4(const uint8_t *restrict codes, struct tkv_turbo_walk 
         for (size_t u = 0; u < walk.n_units; u++, codes += 64, out += walk.unit_step)
             for (size_t i = 0; i < 64; i += 32) {
                 const __m256i v = load(codes + i);
+                tkv_step_ahead(ahead);
                 store(out + i, _mm256_shuffle_epi8(table, low_nibbles(v)));
                 store(out + walk.group_step + i, _mm256_shuffle_epi8(table, high_nibbles(v)));
             }
     }
 }
 
-static inline void unpack2(const uint8_t *restrict codes, struct tkv_turbo_walk walk, int bias,
-                           uint8_t *restrict tile)
+TKV_INLINE void unpack2(const uint8_t *restrict codes, struct tkv_turbo_walk walk, int bias,
+                        uint8_t *restrict tile, struct tkv_ahead *ahead)
 {
     const __m256i even = level_table(2, bias, 0, 0), odd = level_table(2, bias, 0, 2);
     const size_t step = walk.group_step;
@@ -64,6 +65,7 @@ static inline void unpack2(const uint8_t *restrict codes, struct tkv_turbo_walk 
         for (size_t u = 0; u < walk.n_units; u++, codes += 64, out += walk.unit_step)
             for (size_t i = 0; i < 64; i += 32) {
                 const __m256i v = load(codes + i), low = low_nibbles(v), high = high_nibbles(v);
+                tkv_step_ahead(ahead);
                 store(out + i, _mm256_shuffle_epi8(even, low));
                 store(out + step + i, _mm256_shuffle_epi8(odd, low));
                 store(out + 2 * step + i, _mm256_shuffle_epi8(even, high));
@@ -92,8 +94,9 @@ static inline __m256i lookup3(__m256i negative, __m256i positive, __m256i index,
                               _mm256_shuffle_epi8(positive, index), spread_bits(third));
 }
 
-static inline void unpack3(const uint8_t *restrict codes, const uint8_t *restrict third,
-                           struct tkv_turbo_walk walk, int bias, uint8_t *restrict tile)
+TKV_INLINE void unpack3(const uint8_t *restrict codes, const uint8_t *restrict third,
+                        struct tkv_turbo_walk walk, int bias, uint8_t *restrict tile,
+                        struct tkv_ahead *ahead)
 {
     const __m256i even0 = level_table(3, bias, 0, 0), odd0 = level_table(3, bias, 0, 2);
     const __m256i even1 = level_table(3, bias, 4, 0), odd1 = level_table(3, bias, 4, 2);
@@ -103,6 +106,7 @@ static inline void unpack3(const uint8_t *restrict codes, const uint8_t *restric
         for (size_t u = 0; u < walk.n_units; u++, codes += 64, third += 32, out += walk.unit_step)
             for (size_t i = 0; i < 64; i += 32) {
                 const __m256i v = load(codes + i), low = low_nibbles(v), high = high_nibbles(v);
+                tkv_step_ahead(ahead);
                 const uint8_t *t = third + i / 8;
                 store(out + i, lookup3(even0, even1, low, t));
                 store(out + step + i, lookup3(odd0, odd1, low, t + 8));
@@ -112,28 +116,30 @@ static inline void unpack3(const uint8_t *restrict codes, const uint8_t *restric
     }
 }
 
-static inline void unpack(const uint8_t *restrict codes, uint32_t D, tkv_kind kind, uint32_t bits,
-                          int bias, uint8_t *restrict tile)
+TKV_INLINE void unpack(const uint8_t *restrict codes, uint32_t D, tkv_kind kind, uint32_t bits,
+                       int bias, uint8_t *restrict tile, struct tkv_ahead *ahead)
 {
     const struct tkv_turbo_walk walk = tkv_turbo_walk(kind, D, bits);
+    struct tkv_ahead cursor = *ahead;
     if (bits == 4)
-        unpack4(codes, walk, bias, tile);
+        unpack4(codes, walk, bias, tile, &cursor);
     else if (bits == 3)
-        unpack3(codes, codes + 16 * (size_t)D, walk, bias, tile);
+        unpack3(codes, codes + 16 * (size_t)D, walk, bias, tile, &cursor);
     else
-        unpack2(codes, walk, bias, tile);
+        unpack2(codes, walk, bias, tile, &cursor);
+    *ahead = cursor;
 }
 
 static void turbo_tile_k_avx2(const uint8_t *restrict codes, uint32_t D, uint32_t bits,
-                              uint8_t *restrict tile)
+                              uint8_t *restrict tile, struct tkv_ahead *ahead)
 {
-    unpack(codes, D, TKV_K, bits, 128, tile);
+    unpack(codes, D, TKV_K, bits, 128, tile, ahead);
 }
 
 static void turbo_tile_v_avx2(const uint8_t *restrict codes, uint32_t D, uint32_t bits,
-                              int8_t *restrict tile)
+                              int8_t *restrict tile, struct tkv_ahead *ahead)
 {
-    unpack(codes, D, TKV_V, bits, 0, (uint8_t *)tile);
+    unpack(codes, D, TKV_V, bits, 0, (uint8_t *)tile, ahead);
 }
 
 /* The codes of half a unit's groups, in their places in the byte; `width` bits each. */

@@ -6,7 +6,7 @@
 #include <string.h>
 
 #include "format/turbo.h"
-#include "kernels/kernels.h"
+#include "kernels/ahead.h"
 
 void tkv_turbo_avx512(struct tkv_kernels *k);
 
@@ -31,14 +31,15 @@ static inline __m512i low_nibbles(__m512i unit)
     return _mm512_and_si512(unit, _mm512_set1_epi8(15));
 }
 
-static inline void unpack4(const uint8_t *restrict codes, struct tkv_turbo_walk walk, int bias,
-                           uint8_t *restrict tile)
+TKV_INLINE void unpack4(const uint8_t *restrict codes, struct tkv_turbo_walk walk, int bias,
+                        uint8_t *restrict tile, struct tkv_ahead *ahead)
 {
     const __m512i table = level_table(4, bias, 0, 0);
     for (size_t r = 0; r < walk.n_runs; r++, tile += walk.run_step) {
         uint8_t *out = tile;
         for (size_t u = 0; u < walk.n_units; u++, codes += 64, out += walk.unit_step) {
             const __m512i unit = _mm512_loadu_si512(codes);
+            tkv_step_ahead(ahead);
             _mm512_store_si512(out, _mm512_shuffle_epi8(table, low_nibbles(unit)));
             _mm512_store_si512(out + walk.group_step,
                                _mm512_shuffle_epi8(table, high_nibbles(unit)));
@@ -46,8 +47,8 @@ static inline void unpack4(const uint8_t *restrict codes, struct tkv_turbo_walk 
     }
 }
 
-static inline void unpack2(const uint8_t *restrict codes, struct tkv_turbo_walk walk, int bias,
-                           uint8_t *restrict tile)
+TKV_INLINE void unpack2(const uint8_t *restrict codes, struct tkv_turbo_walk walk, int bias,
+                        uint8_t *restrict tile, struct tkv_ahead *ahead)
 {
     const __m512i even = level_table(2, bias, 0, 0), odd = level_table(2, bias, 0, 2);
     const size_t step = walk.group_step;
@@ -55,6 +56,7 @@ static inline void unpack2(const uint8_t *restrict codes, struct tkv_turbo_walk 
         uint8_t *out = tile;
         for (size_t u = 0; u < walk.n_units; u++, codes += 64, out += walk.unit_step) {
             const __m512i unit = _mm512_loadu_si512(codes);
+            tkv_step_ahead(ahead);
             const __m512i low = low_nibbles(unit), high = high_nibbles(unit);
             _mm512_store_si512(out, _mm512_shuffle_epi8(even, low));
             _mm512_store_si512(out + step, _mm512_shuffle_epi8(odd, low));
@@ -73,8 +75,9 @@ static inline __m512i lookup3(__m512i negative, __m512i positive, __m512i index,
     return _mm512_mask_shuffle_epi8(_mm512_shuffle_epi8(negative, index), mask, positive, index);
 }
 
-static inline void unpack3(const uint8_t *restrict codes, const uint8_t *restrict third,
-                           struct tkv_turbo_walk walk, int bias, uint8_t *restrict tile)
+TKV_INLINE void unpack3(const uint8_t *restrict codes, const uint8_t *restrict third,
+                        struct tkv_turbo_walk walk, int bias, uint8_t *restrict tile,
+                        struct tkv_ahead *ahead)
 {
     const __m512i even0 = level_table(3, bias, 0, 0), odd0 = level_table(3, bias, 0, 2);
     const __m512i even1 = level_table(3, bias, 4, 0), odd1 = level_table(3, bias, 4, 2);
@@ -83,6 +86,7 @@ static inline void unpack3(const uint8_t *restrict codes, const uint8_t *restric
         uint8_t *out = tile;
         for (size_t u = 0; u < walk.n_units; u++, codes += 64, third += 32, out += walk.unit_step) {
             const __m512i unit = _mm512_loadu_si512(codes);
+            tkv_step_ahead(ahead);
             const __m512i low = low_nibbles(unit), high = high_nibbles(unit);
             _mm512_store_si512(out, lookup3(even0, even1, low, third));
             _mm512_store_si512(out + step, lookup3(odd0, odd1, low, third + 8));
@@ -92,28 +96,30 @@ static inline void unpack3(const uint8_t *restrict codes, const uint8_t *restric
     }
 }
 
-static inline void unpack(const uint8_t *restrict codes, uint32_t D, tkv_kind kind, uint32_t bits,
-                          int bias, uint8_t *restrict tile)
+TKV_INLINE void unpack(const uint8_t *restrict codes, uint32_t D, tkv_kind kind, uint32_t bits,
+                       int bias, uint8_t *restrict tile, struct tkv_ahead *ahead)
 {
     const struct tkv_turbo_walk walk = tkv_turbo_walk(kind, D, bits);
+    struct tkv_ahead cursor = *ahead;
     if (bits == 4)
-        unpack4(codes, walk, bias, tile);
+        unpack4(codes, walk, bias, tile, &cursor);
     else if (bits == 3)
-        unpack3(codes, codes + 16 * (size_t)D, walk, bias, tile);
+        unpack3(codes, codes + 16 * (size_t)D, walk, bias, tile, &cursor);
     else
-        unpack2(codes, walk, bias, tile);
+        unpack2(codes, walk, bias, tile, &cursor);
+    *ahead = cursor;
 }
 
 static void turbo_tile_k_avx512(const uint8_t *restrict codes, uint32_t D, uint32_t bits,
-                                uint8_t *restrict tile)
+                                uint8_t *restrict tile, struct tkv_ahead *ahead)
 {
-    unpack(codes, D, TKV_K, bits, 128, tile);
+    unpack(codes, D, TKV_K, bits, 128, tile, ahead);
 }
 
 static void turbo_tile_v_avx512(const uint8_t *restrict codes, uint32_t D, uint32_t bits,
-                                int8_t *restrict tile)
+                                int8_t *restrict tile, struct tkv_ahead *ahead)
 {
-    unpack(codes, D, TKV_V, bits, 0, (uint8_t *)tile);
+    unpack(codes, D, TKV_V, bits, 0, (uint8_t *)tile, ahead);
 }
 
 /* The codes of one unit's groups, in their places in the byte; `width` bits each. */
