@@ -55,10 +55,12 @@ static void load_values(const tkv_attend_params *p, const uint8_t *mask, uint32_
 static enum tkv_mask_use look(const tkv_attend_params *p, size_t query, size_t i_page, float *values)
 {
     const uint32_t n = columns(p, i_page);
+    if (!p->mask && n == TKV_PAGE_TOKENS)
+        return TKV_MASK_FREE;
     if (!p->mask) {
         for (uint32_t t = 0; t < TKV_PAGE_TOKENS; t++)
             values[t] = t < n ? 0.0f : -INFINITY;
-        return n == TKV_PAGE_TOKENS ? TKV_MASK_FREE : TKV_MASK_MIXED;
+        return TKV_MASK_MIXED;
     }
     const uint8_t *mask = mask_at(p, query, i_page);
     if (n == TKV_PAGE_TOKENS && p->mask_type == TKV_F16) {

@@ -74,7 +74,7 @@ static const struct tkv_codec_ops *fused_ops(const struct tkv_worker *w, const s
     return ops->tile_i8 ? ops : NULL;
 }
 
-static struct tkv_tile_i8 tile_i8(struct tkv_worker *w, const struct tkv_view *view, tkv_kind kind)
+static void tile_i8(struct tkv_worker *w, const struct tkv_view *view, tkv_kind kind, struct tkv_tile_i8 *tile)
 {
     const struct tkv_layer *layer = w->job->layer;
     const struct tkv_codec_env env = tkv_layer_env(w->job->cache, layer, view->klass, kind, w->head);
@@ -85,9 +85,7 @@ static struct tkv_tile_i8 tile_i8(struct tkv_worker *w, const struct tkv_view *v
         .mean = w->mean,
         .ahead = &w->ahead,
     };
-    struct tkv_tile_i8 tile = {.planes = 1};
-    layer->codec[view->klass][kind].ops->tile_i8(&env, page, &buf, &tile);
-    return tile;
+    layer->codec[view->klass][kind].ops->tile_i8(&env, page, &buf, tile);
 }
 
 static void scores_i8(struct tkv_worker *w, const struct tkv_view *view)
@@ -95,7 +93,8 @@ static void scores_i8(struct tkv_worker *w, const struct tkv_view *view)
     const struct tkv_kernels *k = kernels(w);
     const uint32_t D = w->job->layer->head_dim[TKV_K];
     const enum tkv_domain domain = tkv_query_domain(w->job->layer, view->klass);
-    const struct tkv_tile_i8 tile = tile_i8(w, view, TKV_K);
+    struct tkv_tile_i8 tile;
+    tile_i8(w, view, TKV_K, &tile);
     if (tile.mean)
         k->dot(tile.mean, w->q[domain], D, w->n_rows, D, w->bias);
     else
@@ -205,7 +204,8 @@ static void two_planes(struct tkv_worker *w, const struct tkv_tile_i8 *tile, flo
 
 static void values_i8(struct tkv_worker *w, const struct tkv_view *view, float *acc)
 {
-    const struct tkv_tile_i8 tile = tile_i8(w, view, TKV_V);
+    struct tkv_tile_i8 tile;
+    tile_i8(w, view, TKV_V, &tile);
     if (tile.mean)
         add_mean(w, tile.mean, acc);
     if (tile.planes > 1) {

@@ -50,6 +50,13 @@ static inline uint16_t tkv_f32_to_half(float x)
     return (uint16_t)(sign | ((magnitude + 0x0fffu + odd - 0x38000000u) >> 13));
 }
 
+static inline uint16_t tkv_load_half(const void *p)
+{
+    uint16_t h;
+    memcpy(&h, p, sizeof h);
+    return h;
+}
+
 static inline bool tkv_halves_finite(const uint16_t *x, size_t n)
 {
     unsigned bad = 0;

@@ -88,9 +88,7 @@ static void encode(const struct tkv_codec_env *env, float *x, uint64_t valid, ui
 
 static void read_scales(const struct tkv_codec_env *env, const uint8_t *page, float *scale)
 {
-    uint16_t half[TOKENS];
-    memcpy(half, page + (size_t)TOKENS * env->head_dim, sizeof half);
-    env->kernels->f16_to_f32(half, scale, TOKENS);
+    env->kernels->f16_to_f32(page + (size_t)TOKENS * env->head_dim, scale, TOKENS);
     for (size_t t = 0; t < TOKENS; t++)
         scale[t] *= 1.0f / SCALE_UNIT;
 }

@@ -206,9 +206,7 @@ static void open_page(const struct tkv_codec_env *env, uint32_t bits, const uint
                       uint8_t *tile, float *scale, struct tkv_ahead *ahead)
 {
     const uint32_t D = env->head_dim;
-    uint16_t half[TOKENS];
-    memcpy(half, page + scales_at(bits, D), sizeof half);
-    env->kernels->f16_to_f32(half, scale, TOKENS);
+    env->kernels->f16_to_f32(page + scales_at(bits, D), scale, TOKENS);
     for (size_t t = 0; t < TOKENS; t++)
         scale[t] *= tkv_turbo_step(bits) * TKV_TURBO_SCALE_UNIT;
     if (env->kind == TKV_K)
@@ -228,9 +226,7 @@ static void decode(const struct tkv_codec_env *env, uint32_t bits, const uint8_t
 static void read_means(const struct tkv_codec_env *env, uint32_t bits, const uint8_t *page,
                        float *mean)
 {
-    uint16_t half[TKV_MAX_HEAD_DIM];
-    memcpy(half, page + means_at(bits, env->head_dim), 2 * (size_t)env->head_dim);
-    env->kernels->f16_to_f32(half, mean, env->head_dim);
+    env->kernels->f16_to_f32(page + means_at(bits, env->head_dim), mean, env->head_dim);
 }
 
 static void sum_rows(const float *restrict x, uint32_t D, float *restrict sum)

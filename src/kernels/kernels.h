@@ -44,7 +44,8 @@ struct tkv_polar_rows {
 
 struct tkv_kernels {
     /* --- conversion and transforms --- */
-    void (*f16_to_f32)(const uint16_t *x, float *y, size_t n);
+    /* x of any alignment */
+    void (*f16_to_f32)(const void *x, float *y, size_t n);
     /* round to nearest even; overflow becomes infinity */
     void (*f32_to_f16)(const float *x, uint16_t *y, size_t n);
     /* y[c][t] = x[t][c] for [64 tokens][D] rows, x_stride in elements, y is [D][64] */

@@ -15,13 +15,14 @@ TKV_INLINE float32x4_t widen(uint16x4_t h)
     return vcvt_f32_f16(vreinterpret_f16_u16(h));
 }
 
-static void f16_to_f32_neon(const uint16_t *restrict x, float *restrict y, size_t n)
+static void f16_to_f32_neon(const void *restrict halves, float *restrict y, size_t n)
 {
+    const uint8_t *x = halves;
     size_t i = 0;
     for (; i + 4 <= n; i += 4)
-        vst1q_f32(y + i, widen(vld1_u16(x + i)));
+        vst1q_f32(y + i, widen(vreinterpret_u16_u8(vld1_u8(x + 2 * i))));
     for (; i < n; i++)
-        y[i] = tkv_half_to_f32(x[i]);
+        y[i] = tkv_half_to_f32(tkv_load_half(x + 2 * i));
 }
 
 static void f32_to_f16_neon(const float *restrict x, uint16_t *restrict y, size_t n)

@@ -5,10 +5,11 @@
 
 void tkv_convert_ref(struct tkv_kernels *k);
 
-static void f16_to_f32_ref(const uint16_t *restrict x, float *restrict y, size_t n)
+static void f16_to_f32_ref(const void *restrict halves, float *restrict y, size_t n)
 {
+    const uint8_t *x = halves;
     for (size_t i = 0; i < n; i++)
-        y[i] = tkv_half_to_f32(x[i]);
+        y[i] = tkv_half_to_f32(tkv_load_half(x + 2 * i));
 }
 
 static void f32_to_f16_ref(const float *restrict x, uint16_t *restrict y, size_t n)

@@ -14,13 +14,14 @@ TKV_INLINE __m128i load128(const void *p)
     return _mm_loadu_si128((const __m128i *)p);
 }
 
-static void f16_to_f32_avx2(const uint16_t *restrict x, float *restrict y, size_t n)
+static void f16_to_f32_avx2(const void *restrict halves, float *restrict y, size_t n)
 {
+    const uint8_t *x = halves;
     size_t i = 0;
     for (; i + 8 <= n; i += 8)
-        _mm256_storeu_ps(y + i, _mm256_cvtph_ps(load128(x + i)));
+        _mm256_storeu_ps(y + i, _mm256_cvtph_ps(load128(x + 2 * i)));
     for (; i < n; i++)
-        y[i] = tkv_half_to_f32(x[i]);
+        y[i] = tkv_half_to_f32(tkv_load_half(x + 2 * i));
 }
 
 static void f32_to_f16_avx2(const float *restrict x, uint16_t *restrict y, size_t n)

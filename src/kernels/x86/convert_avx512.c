@@ -12,9 +12,10 @@
 
 void tkv_convert_avx512(struct tkv_kernels *k);
 
-static void f16_to_f32_avx512(const uint16_t *restrict x, float *restrict y, size_t n)
+static void f16_to_f32_avx512(const void *restrict halves, float *restrict y, size_t n)
 {
-    for (; n >= 16; n -= 16, x += 16, y += 16)
+    const uint8_t *x = halves;
+    for (; n >= 16; n -= 16, x += 32, y += 16)
         _mm512_storeu_ps(y, _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)x)));
     const __mmask16 live = (__mmask16)((1u << n) - 1);
     _mm512_mask_storeu_ps(y, live, _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(live, x)));
