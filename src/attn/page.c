@@ -137,27 +137,42 @@ static void rescale(struct tkv_worker *w, uint32_t row, float fix)
     }
 }
 
-/* Logits of a row to weights relative to its running maximum. */
-static void weights(struct tkv_worker *w, uint32_t row)
+static void mask_row(const struct tkv_worker *w, uint32_t row)
 {
-    const tkv_attend_params *p = w->job->p;
-    const uint32_t query = row / w->job->group;
+    const float *mask = w->mask + (size_t)(row / w->job->group) * T, *slopes = w->job->p->slopes;
+    const float slope = slopes ? slopes[w->head * w->job->group + row % w->job->group] : 1.0f;
     float *s = w->s + (size_t)row * T;
-    if (w->mask_use[query] == TKV_MASK_HIDDEN) {
-        memset(s, 0, T * sizeof(float));
-        return;
+    for (uint32_t t = 0; t < T; t++) /* a hidden row may hold anything, NaN too */
+        s[t] = mask[t] == -INFINITY ? -INFINITY : s[t] + slope * mask[t];
+}
+
+/* Logits to weights relative to the running maxima, for rows of queries that see something of the page. */
+static void weights_of(struct tkv_worker *w, uint32_t first, uint32_t n)
+{
+    kernels(w)->softmax(w->s + (size_t)first * T, w->state + first, n);
+    for (uint32_t r = first; r < first + n; r++)
+        if (w->state[r].fix != 1.0f)
+            rescale(w, r, w->state[r].fix);
+}
+
+static void weights(struct tkv_worker *w)
+{
+    const uint32_t group = w->job->group;
+    const float softcap = w->job->p->softcap;
+    uint32_t done = 0; /* rows; the ones from here on that are ready go in one call */
+    for (uint32_t r = 0; r < w->n_rows && softcap != 0.0f; r++)
+        softcap_row(w->s + (size_t)r * T, softcap);
+    for (uint32_t query = 0; query < w->n_queries; query++) {
+        const uint32_t first = query * group;
+        if (w->mask_use[query] == TKV_MASK_HIDDEN) {
+            weights_of(w, done, first - done);
+            memset(w->s + (size_t)first * T, 0, (size_t)group * T * sizeof(float));
+            done = first + group;
+        }
+        for (uint32_t r = first; r < first + group && w->mask_use[query] == TKV_MASK_MIXED; r++)
+            mask_row(w, r);
     }
-    if (p->softcap != 0.0f)
-        softcap_row(s, p->softcap);
-    if (w->mask_use[query] == TKV_MASK_MIXED) {
-        const float *mask = w->mask + (size_t)query * T;
-        const float slope = p->slopes ? p->slopes[w->head * w->job->group + row % w->job->group] : 1.0f;
-        for (uint32_t t = 0; t < T; t++) /* a hidden row may hold anything, NaN too */
-            s[t] = mask[t] == -INFINITY ? -INFINITY : s[t] + slope * mask[t];
-    }
-    kernels(w)->softmax(s, &w->state[row]);
-    if (w->state[row].fix != 1.0f)
-        rescale(w, row, w->state[row].fix);
+    weights_of(w, done, w->n_rows - done);
 }
 
 /* acc += sum_t p[t] * mean for every row. */
@@ -194,7 +209,7 @@ static void two_planes(struct tkv_worker *w, const struct tkv_tile_i8 *tile, flo
                 x[t] = low > 0 ? low : 0;
             }
             uint8_t *codes = w->w + (size_t)r * T;
-            w->w_scale[r] = k->quantize_weights(x, ones, codes);
+            k->quantize_weights(x, ones, 1, codes, &w->w_scale[r]);
             for (uint32_t t = 0; t < T; t++)
                 p[t] -= w->w_scale[r] * (float)codes[t];
         }
@@ -212,9 +227,7 @@ static void values_i8(struct tkv_worker *w, const struct tkv_view *view, float *
         two_planes(w, &tile, acc);
         return;
     }
-    for (uint32_t r = 0; r < w->n_rows; r++) {
-        w->w_scale[r] = kernels(w)->quantize_weights(w->s + (size_t)r * T, tile.scale, w->w + (size_t)r * T);
-    }
+    kernels(w)->quantize_weights(w->s, tile.scale, w->n_rows, w->w, w->w_scale);
     kernels(w)->wsum_i8(tile.codes, w->w, w->w_scale, w->n_rows, w->job->layer->head_dim[TKV_V], acc, &w->ahead);
 }
 
@@ -255,7 +268,6 @@ static void values(struct tkv_worker *w, const struct tkv_view *view)
 void tkv_worker_page(struct tkv_worker *w, const struct tkv_view *view)
 {
     scores(w, view);
-    for (uint32_t r = 0; r < w->n_rows; r++)
-        weights(w, r);
+    weights(w);
     values(w, view);
 }

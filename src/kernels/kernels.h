@@ -74,13 +74,13 @@ struct tkv_kernels {
     /* s[r][t] = fmaf((float)si[r][t] * qscale[r], kscale[t], bias[r]) : integer scores to logits' products */
     void (*scale_scores)(const int32_t *si, const float *qscale, const float *kscale, const float *bias,
                          uint32_t n_rows, float *s);
-    /* One online-softmax step of one row over 64 logits; s[t] becomes exp(s[t] - m), a hidden logit is
-     * -INFINITY and becomes 0. Updates row->m and row->l, sets row->fix. If all are hidden and m is
-     * -INFINITY, everything becomes 0 and fix 1. A NaN logit makes l a NaN. exp: exp_poly.h. */
-    void (*softmax)(float *s, struct tkv_softmax_row *row);
-    /* u8 weights of one row: x[t] = p[t] * vscale[t]; w[t] = round(x[t] * (255 / max x)), to nearest even.
-     * Returns the scale max x / 255, 0 when max x is below 2^-100. All inputs >= 0; a NaN weighs nothing. */
-    float (*quantize_weights)(const float *p, const float *vscale, uint8_t *w);
+    /* One online-softmax step of each row over 64 logits; s[r][t] becomes exp(s[r][t] - m), a hidden logit is
+     * -INFINITY and becomes 0. Updates m and l of rows[r], sets its fix. If all are hidden and m is -INFINITY,
+     * everything becomes 0 and fix 1. A NaN logit makes l a NaN. exp: exp_poly.h. */
+    void (*softmax)(float *s, struct tkv_softmax_row *rows, uint32_t n_rows);
+    /* u8 weights of each row: x[t] = p[r][t] * vscale[t]; w[r][t] = round(x[t] * (255 / max x)), to nearest even.
+     * wscale[r] = max x / 255, 0 when max x is below 2^-100. All inputs >= 0; a NaN weighs nothing. */
+    void (*quantize_weights)(const float *p, const float *vscale, uint32_t n_rows, uint8_t *w, float *wscale);
     /* s8 query row: codes[d] = round(x[d] * (127 / max|x|)), *sum = sum of codes; returns the scale max|x| / 127,
      * 0 when max|x| is below 2^-100. A row with a NaN or an infinity gets codes 0 and a scale that is one. */
     float (*quantize_row_i8)(const float *x, uint32_t D, int8_t *codes, int32_t *sum);

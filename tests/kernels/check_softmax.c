@@ -29,7 +29,7 @@ static void check_oracle(struct check *c)
         float *page = p + i * TOKENS;
         fill_logits(c, s + i * TOKENS, FILL_UNIFORM, i == 0 ? 2 : i % 2);
         memcpy(page, s + i * TOKENS, TOKENS * sizeof *page);
-        c->now.softmax(page, &row);
+        c->now.softmax(page, &row, 1);
         for (int j = 0; j < i * TOKENS; j++)
             p[j] *= row.fix;
     }
@@ -45,23 +45,31 @@ static void check_oracle(struct check *c)
     check_true(c, "softmax", "sum in double", fabs((double)row.l / sum - 1.0) < 1e-6);
     struct tkv_softmax_row one = {.m = -INFINITY};
     float flat[TOKENS] = {0};
-    c->now.softmax(flat, &one);
+    c->now.softmax(flat, &one, 1);
     check_true(c, "softmax", "exp(0) is 1", flat[0] == 1.0f && one.l == 64.0f && one.fix == 0.0f);
 }
 
+#define MAX_ROWS 7
+
 static void check_softmax_step(struct check *c, int fill, int hidden, float m)
 {
-    float *s = check_alloc(TOKENS, 4), want[TOKENS];
-    struct tkv_softmax_row row = {m, m == -INFINITY ? 0.0f : 3.0f, -1.0f}, row_ref = row;
+    const uint32_t n_rows = check_random(c) % (MAX_ROWS + 1);
+    const size_t n = (size_t)n_rows * TOKENS;
+    float *s = check_alloc(n, 4), want[MAX_ROWS * TOKENS];
+    struct tkv_softmax_row rows[MAX_ROWS], rows_ref[MAX_ROWS];
     char what[64];
-    fill_logits(c, s, fill, hidden);
+    for (uint32_t r = 0; r < n_rows; r++) {
+        fill_logits(c, s + r * TOKENS, fill, r == 0 ? hidden : (int)(check_random(c) % 3));
+        rows[r] = (struct tkv_softmax_row){m, m == -INFINITY ? 0.0f : 3.0f, -1.0f};
+    }
     snprintf(what, sizeof what, "%s hidden=%d m=%g", check_fill_name(fill), hidden, (double)m);
-    memcpy(want, s, sizeof want);
-    c->ref.softmax(want, &row_ref);
-    c->now.softmax(s, &row);
-    check_f32(c, "softmax", what, s, want, TOKENS);
-    check_f32(c, "softmax", what, &row.m, &row_ref.m, 3);
-    check_free(s, TOKENS, 4);
+    memcpy(want, s, n * 4);
+    memcpy(rows_ref, rows, sizeof rows);
+    c->ref.softmax(want, rows_ref, n_rows);
+    c->now.softmax(s, rows, n_rows);
+    check_f32(c, "softmax", what, s, want, n);
+    check_f32(c, "softmax", what, &rows[0].m, &rows_ref[0].m, (size_t)n_rows * 3);
+    check_free(s, n, 4);
 }
 
 static void check_scale_scores(struct check *c, uint32_t n_rows, int fill)
@@ -86,23 +94,29 @@ static void check_scale_scores(struct check *c, uint32_t n_rows, int fill)
 
 static void check_weights(struct check *c, int fill)
 {
-    float *p = check_alloc(TOKENS, 4), *vscale = check_alloc(TOKENS, 4);
-    uint8_t *w = check_alloc(TOKENS, 1), want[TOKENS];
-    check_fill(c, p, TOKENS, fill);
+    const uint32_t n_rows = check_random(c) % (MAX_ROWS + 1);
+    const size_t n = (size_t)n_rows * TOKENS;
+    float *p = check_alloc(n, 4), *vscale = check_alloc(TOKENS, 4);
+    uint8_t *w = check_alloc(n, 1), want[MAX_ROWS * TOKENS];
+    float *scale = check_alloc(n_rows, 4), scale_ref[MAX_ROWS];
+    check_fill(c, p, n, fill);
     check_fill(c, vscale, TOKENS, fill == FILL_NAN ? FILL_UNIFORM : fill);
-    for (size_t t = 0; t < TOKENS; t++) {
-        p[t] = fabsf(p[t]);
+    for (size_t i = 0; i < n; i++)
+        p[i] = fabsf(p[i]);
+    for (size_t t = 0; t < TOKENS; t++)
         vscale[t] = fabsf(vscale[t]);
-    }
-    const float scale_ref = c->ref.quantize_weights(p, vscale, want);
-    const float scale = c->now.quantize_weights(p, vscale, w);
-    check_bytes(c, "quantize_weights", check_fill_name(fill), w, want, TOKENS);
-    check_f32(c, "quantize_weights", check_fill_name(fill), &scale, &scale_ref, 1);
+    c->ref.quantize_weights(p, vscale, n_rows, want, scale_ref);
+    c->now.quantize_weights(p, vscale, n_rows, w, scale);
+    check_bytes(c, "quantize_weights", check_fill_name(fill), w, want, n);
+    check_f32(c, "quantize_weights", check_fill_name(fill), scale, scale_ref, n_rows);
     if (fill != FILL_BIG && fill != FILL_NAN) /* big overflows: the scale is infinite */
-        for (size_t t = 0; t < TOKENS; t++)
+        for (size_t i = 0; i < n; i++) {
+            const float x = p[i] * vscale[i % TOKENS], step = scale[i / TOKENS];
             check_true(c, "quantize_weights", "within half a step",
-                       fabsf(p[t] * vscale[t] - scale * (float)w[t]) <= 0.501f * scale + 0x1p-100f);
-    check_free(p, TOKENS, 4), check_free(vscale, TOKENS, 4), check_free(w, TOKENS, 1);
+                       fabsf(x - step * (float)w[i]) <= 0.501f * step + 0x1p-100f);
+        }
+    check_free(p, n, 4), check_free(vscale, TOKENS, 4), check_free(w, n, 1);
+    check_free(scale, n_rows, 4);
 }
 
 static void check_row(struct check *c, uint32_t D, int fill)
@@ -131,9 +145,10 @@ static void check_row(struct check *c, uint32_t D, int fill)
 #define BENCH_ROWS 16 /* independent, as the heads of a group are */
 
 struct row_args {
-    float s[BENCH_ROWS][TOKENS], scale[TOKENS], x[128], out[4 * TOKENS];
+    float s[BENCH_ROWS][TOKENS], scale[TOKENS], x[128], out[4 * TOKENS], wscale[BENCH_ROWS];
     int32_t si[4 * TOKENS];
-    uint8_t w[TOKENS];
+    uint8_t w[BENCH_ROWS][TOKENS];
+    struct tkv_softmax_row rows[BENCH_ROWS];
     int8_t codes[128];
     const struct tkv_kernels *k;
 };
@@ -141,16 +156,15 @@ struct row_args {
 static void softmax(void *arg)
 {
     struct row_args *a = arg;
-    for (int i = 0; i < BENCH_ROWS; i++) {
-        struct tkv_softmax_row row = {.m = 1.0f, .l = 1.0f};
-        a->k->softmax(a->s[i], &row);
-    }
+    for (int i = 0; i < BENCH_ROWS; i++)
+        a->rows[i] = (struct tkv_softmax_row){.m = 1.0f, .l = 1.0f};
+    a->k->softmax(a->s[0], a->rows, BENCH_ROWS);
 }
 
 static void weights(void *arg)
 {
     struct row_args *a = arg;
-    a->k->quantize_weights(a->scale, a->scale, a->w);
+    a->k->quantize_weights(a->s[0], a->scale, BENCH_ROWS, a->w[0], a->wscale);
 }
 
 static void scale_scores(void *arg)
@@ -177,7 +191,7 @@ static void bench(struct check *c)
     for (size_t t = 0; t < TOKENS; t++)
         a->scale[t] = fabsf(a->scale[t]);
     check_bench(c, "softmax", "16 rows", softmax, a);
-    check_bench(c, "quantize_weights", "1 row", weights, a);
+    check_bench(c, "quantize_weights", "16 rows", weights, a);
     check_bench(c, "scale_scores", "4 rows", scale_scores, a);
     check_bench(c, "quantize_row_i8", "D=128", quantize_row, a);
     free(a);

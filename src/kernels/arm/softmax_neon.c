@@ -46,7 +46,7 @@ TKV_INLINE float fold_sum(const float32x4_t x[4])
     return vget_lane_f32(x2, 0) + vget_lane_f32(x2, 1);
 }
 
-static void softmax_neon(float *restrict s, struct tkv_softmax_row *restrict row)
+TKV_INLINE void softmax_row(float *restrict s, struct tkv_softmax_row *restrict row)
 {
     float32x4_t max = vdupq_n_f32(row->m);
     for (int t = 0; t < TOKENS; t += 4)
@@ -69,8 +69,14 @@ static void softmax_neon(float *restrict s, struct tkv_softmax_row *restrict row
     row->m = m;
 }
 
-static float quantize_weights_neon(const float *restrict p, const float *restrict vscale,
-                                   uint8_t *restrict w)
+static void softmax_neon(float *restrict s, struct tkv_softmax_row *restrict rows, uint32_t n_rows)
+{
+    for (size_t r = 0; r < n_rows; r++)
+        softmax_row(s + r * TOKENS, &rows[r]);
+}
+
+TKV_INLINE float quantize_weights_row(const float *restrict p, const float *restrict vscale,
+                                      uint8_t *restrict w)
 {
     float32x4_t x[TOKENS / 4], max = vdupq_n_f32(0.0f);
     for (int i = 0; i < TOKENS / 4; i++) {
@@ -85,6 +91,13 @@ static float quantize_weights_neon(const float *restrict p, const float *restric
         vst1_u8(w + i * 4, vreinterpret_u8_s8(vmovn_s16(vcombine_s16(low, high))));
     }
     return m < TKV_TINY ? 0.0f : m * (1.0f / 255.0f);
+}
+
+static void quantize_weights_neon(const float *restrict p, const float *restrict vscale,
+                                  uint32_t n_rows, uint8_t *restrict w, float *restrict wscale)
+{
+    for (size_t r = 0; r < n_rows; r++)
+        wscale[r] = quantize_weights_row(p + r * TOKENS, vscale, w + r * TOKENS);
 }
 
 static float quantize_row_i8_neon(const float *restrict x, uint32_t D, int8_t *restrict codes,

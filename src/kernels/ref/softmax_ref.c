@@ -50,7 +50,7 @@ static float fold_sum(const float *restrict x)
     return lane[0];
 }
 
-static void softmax_ref(float *restrict s, struct tkv_softmax_row *restrict row)
+static void softmax_row(float *restrict s, struct tkv_softmax_row *restrict row)
 {
     float m = row->m;
     for (size_t t = 0; t < TOKENS; t++)
@@ -64,14 +64,20 @@ static void softmax_ref(float *restrict s, struct tkv_softmax_row *restrict row)
     row->m = m;
 }
 
+static void softmax_ref(float *restrict s, struct tkv_softmax_row *restrict rows, uint32_t n_rows)
+{
+    for (size_t r = 0; r < n_rows; r++)
+        softmax_row(s + r * TOKENS, &rows[r]);
+}
+
 /* The integer nearest to x, |x| < 2^22, as its low bits. */
 static uint32_t nearest_bits(float x)
 {
     return tkv_f32_bits(x + TKV_ROUND_MAGIC);
 }
 
-static float quantize_weights_ref(const float *restrict p, const float *restrict vscale,
-                                  uint8_t *restrict w)
+static float quantize_weights_row(const float *restrict p, const float *restrict vscale,
+                                      uint8_t *restrict w)
 {
     float x[TOKENS], max = 0.0f;
     for (size_t t = 0; t < TOKENS; t++) {
@@ -83,6 +89,13 @@ static float quantize_weights_ref(const float *restrict p, const float *restrict
     for (size_t t = 0; t < TOKENS; t++)
         w[t] = (uint8_t)nearest_bits(x[t] * inverse);
     return max < TKV_TINY ? 0.0f : max * (1.0f / 255.0f);
+}
+
+static void quantize_weights_ref(const float *restrict p, const float *restrict vscale,
+                                 uint32_t n_rows, uint8_t *restrict w, float *restrict wscale)
+{
+    for (size_t r = 0; r < n_rows; r++)
+        wscale[r] = quantize_weights_row(p + r * TOKENS, vscale, w + r * TOKENS);
 }
 
 static float quantize_row_i8_ref(const float *restrict x, uint32_t D, int8_t *restrict codes,

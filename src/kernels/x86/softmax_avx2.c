@@ -59,7 +59,7 @@ TKV_INLINE float fold_max(__m256 x)
 
 /* _mm256_max_ps gives its second operand where either is a NaN, so NaN logits leave the maximum
  * alone. */
-static void softmax_avx2(float *restrict s, struct tkv_softmax_row *restrict row)
+TKV_INLINE void softmax_row(float *restrict s, struct tkv_softmax_row *restrict row)
 {
     __m256 max = _mm256_set1_ps(row->m);
     for (int t = 0; t < TOKENS; t += 8)
@@ -84,6 +84,12 @@ static void softmax_avx2(float *restrict s, struct tkv_softmax_row *restrict row
     row->m = m;
 }
 
+static void softmax_avx2(float *restrict s, struct tkv_softmax_row *restrict rows, uint32_t n_rows)
+{
+    for (size_t r = 0; r < n_rows; r++)
+        softmax_row(s + r * TOKENS, &rows[r]);
+}
+
 /* Four registers of integers to 32 bytes, in order; `x` holds values of 8 bits. */
 TKV_INLINE __m256i pack_signed(const __m256i x[4])
 {
@@ -99,8 +105,8 @@ TKV_INLINE __m256i pack_unsigned(const __m256i x[4])
     return _mm256_permutevar8x32_epi32(_mm256_packus_epi16(low, high), order);
 }
 
-static float quantize_weights_avx2(const float *restrict p, const float *restrict vscale,
-                                   uint8_t *restrict w)
+TKV_INLINE float quantize_weights_row(const float *restrict p, const float *restrict vscale,
+                                      uint8_t *restrict w)
 {
     __m256 x[TOKENS / 8], max = _mm256_setzero_ps();
     for (int i = 0; i < TOKENS / 8; i++) {
@@ -117,6 +123,13 @@ static float quantize_weights_avx2(const float *restrict p, const float *restric
         _mm256_storeu_si256((__m256i *)(void *)(w + i * 8), pack_unsigned(code));
     }
     return m < TKV_TINY ? 0.0f : m * (1.0f / 255.0f);
+}
+
+static void quantize_weights_avx2(const float *restrict p, const float *restrict vscale,
+                                  uint32_t n_rows, uint8_t *restrict w, float *restrict wscale)
+{
+    for (size_t r = 0; r < n_rows; r++)
+        wscale[r] = quantize_weights_row(p + r * TOKENS, vscale, w + r * TOKENS);
 }
 
 TKV_INLINE __m256i fold_max_epi32(__m256i x)

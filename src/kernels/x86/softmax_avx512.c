@@ -54,7 +54,7 @@ TKV_INLINE float fold_sum(__m512 x)
 /* Most pages of a long context hold no new maximum. A compare finds that out, and then the
  * exponentials need not wait for a reduction. _mm512_max_ps gives its second operand where either
  * is a NaN, so NaN logits leave the maximum alone. */
-static void softmax_avx512(float *restrict s, struct tkv_softmax_row *restrict row)
+TKV_INLINE void softmax_row(float *restrict s, struct tkv_softmax_row *restrict row)
 {
     __m512 x[4], max = _mm512_set1_ps(row->m);
     for (int b = 0; b < 4; b++) {
@@ -77,6 +77,12 @@ static void softmax_avx512(float *restrict s, struct tkv_softmax_row *restrict r
     row->m = m;
 }
 
+static void softmax_avx512(float *restrict s, struct tkv_softmax_row *restrict rows, uint32_t n_rows)
+{
+    for (size_t r = 0; r < n_rows; r++)
+        softmax_row(s + r * TOKENS, &rows[r]);
+}
+
 /* Four registers of integers within 0 .. 255 to 64 bytes, in order. */
 TKV_INLINE __m512i pack_unsigned(const __m512i x[4])
 {
@@ -85,8 +91,8 @@ TKV_INLINE __m512i pack_unsigned(const __m512i x[4])
     return _mm512_permutexvar_epi32(order, _mm512_packus_epi16(low, high));
 }
 
-static float quantize_weights_avx512(const float *restrict p, const float *restrict vscale,
-                                     uint8_t *restrict w)
+TKV_INLINE float quantize_weights_row(const float *restrict p, const float *restrict vscale,
+                                      uint8_t *restrict w)
 {
     __m512 x[4], max = _mm512_setzero_ps();
     for (int b = 0; b < 4; b++) {
@@ -101,6 +107,13 @@ static float quantize_weights_avx512(const float *restrict p, const float *restr
         code[b] = _mm512_cvtps_epi32(_mm512_mul_ps(x[b], inverse));
     _mm512_storeu_si512(w, pack_unsigned(code));
     return m < TKV_TINY ? 0.0f : m * (1.0f / 255.0f);
+}
+
+static void quantize_weights_avx512(const float *restrict p, const float *restrict vscale,
+                                    uint32_t n_rows, uint8_t *restrict w, float *restrict wscale)
+{
+    for (size_t r = 0; r < n_rows; r++)
+        wscale[r] = quantize_weights_row(p + r * TOKENS, vscale, w + r * TOKENS);
 }
 
 static float quantize_row_i8_avx512(const float *restrict x, uint32_t D, int8_t *restrict codes,
