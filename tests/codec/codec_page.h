@@ -54,6 +54,7 @@ struct test_page {
     uint8_t *page; /* `bytes`, then a few guard bytes */
     void *scratch;
     struct tkv_tile_buf buf;
+    struct tkv_ahead ahead;
     float *sign;
 };
 
