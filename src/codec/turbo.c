@@ -2,9 +2,11 @@
  * turbo4c, turbo3c: the same after taking out each channel's mean over the page.
  *
  * A rotated row is nearly Gaussian, so each value is coded alone by the Lloyd-Max table of a
- * Gaussian with the row's rms; the scale is what makes the decoded norm equal the row's. It is kept
- * in 8 significant bits, so that a row that was decoded, rounded to f16 and coded again finds the
- * same scale.
+ * Gaussian with the row's rms; the scale is what makes the decoded norm equal the row's (keys: norm
+ * correction), or the inner product of the decoded row with the row equal the row's square (values:
+ * errors of many values average out in a weighted sum, a common shortening would not). It is kept in 8
+ * significant bits, so that a row that was decoded, rounded to f16 and coded again finds the same
+ * scale.
  *
  * Some models add a large constant to every key; the error of a code grows with the norm, so the
  * constant drowns the rest. The centred forms code what is left, and keep the constant.
@@ -24,6 +26,9 @@
  * becomes zeros. */
 #define SCALE_MIN 0x1p-20f
 #define SCALE_MAX 65280.0f /* the largest f16 of 8 significant bits */
+
+/* Rows of this rms and more keep their norm whatever the kind: a longer row might leave f16's range. */
+#define GAIN_MAX 4096.0f
 
 /* Settling a row takes two rounds, seldom three. */
 #define MAX_ROUNDS 8
@@ -63,10 +68,18 @@ static uint16_t norm_scale(float sum_sq, int32_t energy, uint32_t bits)
     return stored_scale(sqrtf(sum_sq / ((float)energy * (unit * unit))));
 }
 
+/* The scale that gives the decoded row the true inner product with the row itself. `dot` is the sum of
+ * level times value. */
+static uint16_t gain_scale(float sum_sq, float dot, uint32_t bits)
+{
+    return stored_scale(sum_sq / (dot * tkv_turbo_step(bits) * TKV_TURBO_SCALE_UNIT));
+}
+
 /* What the encoder knows of the rows of a page. */
 struct rows {
     float *x; /* [64][D] */
     uint32_t D, bits;
+    tkv_kind kind;
     float tolerance; /* what rounding to f16 may have done, as a share of the rms */
     float rms[TOKENS], low[TOKENS], high[TOKENS]; /* low, high: least and largest magnitude */
     uint8_t *codes;                               /* [64][D] */
@@ -139,7 +152,7 @@ static bool is_irregular(struct rows *r, size_t t, bool stable)
 static uint64_t code_rows(const struct tkv_kernels *k, struct rows *r)
 {
     uint64_t irregular = 0;
-    float sum_sq[TOKENS], inv[TOKENS];
+    float sum_sq[TOKENS], inv[TOKENS], dot[TOKENS];
     int32_t energy[TOKENS];
     k->row_sum_sq(r->x, r->D, sum_sq);
     k->row_range(r->x, r->D, r->low, r->high);
@@ -148,8 +161,14 @@ static uint64_t code_rows(const struct tkv_kernels *k, struct rows *r)
         inv[t] = r->rms[t] > SCALE_MIN / 16.0f ? 1.0f / r->rms[t] : 0.0f;
     }
     k->turbo_codes(r->x, inv, r->D, r->bits, r->codes, energy);
+    if (r->kind == TKV_V)
+        k->turbo_dots(r->x, r->codes, r->D, r->bits, dot);
     for (size_t t = 0; t < TOKENS; t++) {
-        r->scale[t] = inv[t] > 0.0f ? norm_scale(sum_sq[t], energy[t], r->bits) : 0;
+        r->scale[t] = 0;
+        if (inv[t] > 0.0f)
+            r->scale[t] = r->kind == TKV_V && r->rms[t] < GAIN_MAX
+                              ? gain_scale(sum_sq[t], dot[t], r->bits)
+                              : norm_scale(sum_sq[t], energy[t], r->bits);
         if (r->scale[t] == 0) /* too small for a scale: the codes of zeros */
             memset(r->codes + t * r->D, (1 << (r->bits - 1)) - 1, r->D);
         else if (is_irregular(r, t, is_stable(r->D, r->bits, energy[t])))
@@ -193,7 +212,8 @@ static void encode(const struct tkv_codec_env *env, uint32_t bits, float *x, uin
 {
     const uint32_t D = env->head_dim;
     uint8_t *tile = (uint8_t *)scratch + (size_t)TOKENS * D;
-    struct rows r = {.x = x, .D = D, .bits = bits, .tolerance = 0x1p-9f, .codes = scratch};
+    struct rows r = {
+        .x = x, .D = D, .bits = bits, .kind = env->kind, .tolerance = 0x1p-9f, .codes = scratch};
     for (int round = 0; round < MAX_ROUNDS && settle(&r, code_rows(env->kernels, &r)); round++)
         r.tolerance = 0x1.8p-9f;
     env->kernels->rows_to_tile(r.codes, D, env->kind, tile);

@@ -94,6 +94,10 @@ static void check_codes(struct check *c, struct turbo_args *a, int fill, const c
     c->now.turbo_codes(a->x, a->inv, a->D, a->bits, a->tile, a->energy);
     check_bytes(c, "turbo_codes", what, a->tile, want, n);
     check_bytes(c, "turbo_codes", "energy", a->energy, energy, sizeof energy);
+    float dot[64];
+    c->ref.turbo_dots(a->x, want, a->D, a->bits, dot);
+    c->now.turbo_dots(a->x, want, a->D, a->bits, a->inv);
+    check_bytes(c, "turbo_dots", what, a->inv, dot, sizeof dot);
 }
 
 static void bench_tile_k(void *arg)

@@ -1,4 +1,6 @@
 /* Turbo codes: see format/turbo.h for the units that hold them and for the quantiser. */
+#include <math.h>
+
 #include <string.h>
 
 #include "format/turbo.h"
@@ -81,8 +83,24 @@ static void turbo_codes_ref(const float *restrict x, const float *restrict inv, 
     }
 }
 
+static void turbo_dots_ref(const float *restrict x, const uint8_t *restrict codes, uint32_t D,
+                           uint32_t bits, float *restrict dot)
+{
+    const int8_t *level = tkv_turbo_levels(bits);
+    for (size_t t = 0; t < TKV_PAGE_TOKENS; t++) {
+        float lane[16] = {0};
+        for (size_t d = 0; d < D; d++)
+            lane[d % 16] = fmaf((float)level[codes[t * D + d]], x[t * D + d], lane[d % 16]);
+        for (size_t half = 8; half > 0; half /= 2)
+            for (size_t i = 0; i < half; i++)
+                lane[i] += lane[i + half];
+        dot[t] = lane[0];
+    }
+}
+
 void tkv_turbo_ref(struct tkv_kernels *k)
 {
+    k->turbo_dots = turbo_dots_ref;
     k->turbo_tile_k = turbo_tile_k_ref;
     k->turbo_tile_v = turbo_tile_v_ref;
     k->turbo_pack = turbo_pack_ref;

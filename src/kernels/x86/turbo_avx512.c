@@ -247,8 +247,31 @@ static void turbo_codes_avx512(const float *restrict x, const float *restrict in
         code_rows(x, inv, D, 2, codes, energy);
 }
 
+static void turbo_dots_avx512(const float *restrict x, const uint8_t *restrict codes, uint32_t D,
+                              uint32_t bits, float *restrict dot)
+{
+    const uint32_t n_levels = 1u << bits;
+    const __m128i bytes =
+        _mm_maskz_loadu_epi8((__mmask16)((1u << n_levels) - 1u), tkv_turbo_levels(bits));
+    const __m512 level = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes));
+    for (size_t t = 0; t < TKV_PAGE_TOKENS; t++) {
+        __m512 sum = _mm512_setzero_ps();
+        for (size_t d = t * D; d < (t + 1) * D; d += 16) {
+            const __m128i code = _mm_loadu_si128((const __m128i *)(const void *)(codes + d));
+            const __m512 chosen = _mm512_permutexvar_ps(_mm512_cvtepu8_epi32(code), level);
+            sum = _mm512_fmadd_ps(chosen, _mm512_loadu_ps(x + d), sum);
+        }
+        const __m256 by8 =
+            _mm256_add_ps(_mm512_castps512_ps256(sum), _mm512_extractf32x8_ps(sum, 1));
+        const __m128 by4 = _mm_add_ps(_mm256_castps256_ps128(by8), _mm256_extractf128_ps(by8, 1));
+        const __m128 by2 = _mm_add_ps(by4, _mm_movehl_ps(by4, by4));
+        dot[t] = _mm_cvtss_f32(_mm_add_ss(by2, _mm_movehdup_ps(by2)));
+    }
+}
+
 void tkv_turbo_avx512(struct tkv_kernels *k)
 {
+    k->turbo_dots = turbo_dots_avx512;
     k->turbo_tile_k = turbo_tile_k_avx512;
     k->turbo_tile_v = turbo_tile_v_avx512;
     k->turbo_pack = turbo_pack_avx512;
