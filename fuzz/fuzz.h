@@ -36,10 +36,10 @@ tkv_context *fuzz_context(uint32_t cpu_mask);
 
 _Noreturn void fuzz_fail(const char *file, int line, const char *what);
 
-#define FUZZ_CHECK(condition) \
-    do { \
-        if (!(condition)) \
-            fuzz_fail(__FILE__, __LINE__, #condition); \
+#define FUZZ_CHECK(condition)                                                                      \
+    do {                                                                                           \
+        if (!(condition))                                                                          \
+            fuzz_fail(__FILE__, __LINE__, #condition);                                             \
     } while (0)
 
 #endif

@@ -11,7 +11,14 @@
 #include "base/half.h"
 #include "fuzz.h"
 
-enum { N_LAYERS = 2, N_STREAMS = 2, MAX_SLOTS = 192, MAX_ROW = 2 * 64, MAX_OPS = 48, N_ALL = N_STREAMS * MAX_SLOTS };
+enum {
+    N_LAYERS = 2,
+    N_STREAMS = 2,
+    MAX_SLOTS = 192,
+    MAX_ROW = 2 * 64,
+    MAX_OPS = 48,
+    N_ALL = N_STREAMS * MAX_SLOTS
+};
 
 static const char *const specs[] = {
     "kv=f16,sink=0,tail=0",
@@ -35,7 +42,7 @@ struct machine {
     uint32_t n_heads, head_dim[2];
     size_t n_slots;
     int32_t next_pos[N_STREAMS];
-    uint64_t noise; /* state of the generator of seeds */
+    uint64_t noise;                    /* state of the generator of seeds */
     uint64_t rows[N_LAYERS][2][N_ALL]; /* seed of the row held; 0: none */
     int32_t pos[N_LAYERS][N_ALL];
 };
@@ -62,7 +69,8 @@ static bool has_infinity(uint64_t seed)
 
 /* --- what must hold --- */
 
-static void check_row(const struct machine *m, int kind, uint64_t seed, bool exact, const uint16_t *got)
+static void check_row(const struct machine *m, int kind, uint64_t seed, bool exact,
+                      const uint16_t *got)
 {
     uint16_t want[MAX_ROW] = {0};
     size_t n = row_elems(m, kind);
@@ -97,7 +105,8 @@ static void check_rows(struct machine *m, uint32_t layer)
                                   row * sizeof *got, NULL) == TKV_OK);
         for (size_t i = 0; i < n; i++) {
             int32_t pos = m->pos[layer][i];
-            check_row(m, kind, m->rows[layer][kind][i], pos >= 0 && (uint32_t)pos < m->spec.sink, got + i * row);
+            check_row(m, kind, m->rows[layer][kind][i], pos >= 0 && (uint32_t)pos < m->spec.sink,
+                      got + i * row);
         }
     }
 }
@@ -125,15 +134,16 @@ struct question {
 };
 
 /* out = softmax(q K) V in double, for one query row. */
-static void attend_naively(const struct machine *m, const struct question *a, const float *q, const float *mask,
-                           uint32_t kv_head, double *out)
+static void attend_naively(const struct machine *m, const struct question *a, const float *q,
+                           const float *mask, uint32_t kv_head, double *out)
 {
     double logits[N_ALL], top = -INFINITY, sum = 0;
     const uint32_t dk = m->head_dim[0], dv = m->head_dim[1];
     for (size_t t = 0; t < a->n_kv; t++) {
         logits[t] = (double)mask[t];
         for (uint32_t d = 0; isfinite(mask[t]) && d < dk; d++)
-            logits[t] += (double)q[d] * (double)a->k[t * m->n_heads * dk + kv_head * dk + d] / sqrt(dk);
+            logits[t] +=
+                (double)q[d] * (double)a->k[t * m->n_heads * dk + kv_head * dk + d] / sqrt(dk);
         top = fmax(top, logits[t]);
     }
     memset(out, 0, dv * sizeof *out);
@@ -153,7 +163,8 @@ static void compare_attention(const struct machine *m, const struct question *a,
     double want[MAX_ROW];
     for (uint32_t i = 0; i < a->n_q * n_q_heads; i++) {
         uint32_t token = i / n_q_heads, head = i % n_q_heads;
-        attend_naively(m, a, a->q + i * m->head_dim[0], a->mask + token * a->n_kv, head / a->group, want);
+        attend_naively(m, a, a->q + i * m->head_dim[0], a->mask + token * a->n_kv, head / a->group,
+                       want);
         for (uint32_t d = 0; d < dv; d++)
             FUZZ_CHECK(fabs((double)a->out[i * dv + d] - want[d]) <= tolerance);
     }
@@ -205,7 +216,9 @@ static void run_attention(struct machine *m, const struct question *a, uint32_t 
 
 static void op_attend(struct machine *m, struct fuzz_input *in)
 {
-    struct question a = {.layer = fuzz_below(in, N_LAYERS), .n_q = 1 + fuzz_below(in, 3), .group = 1 + fuzz_below(in, 3)};
+    struct question a = {.layer = fuzz_below(in, N_LAYERS),
+                         .n_q = 1 + fuzz_below(in, 3),
+                         .group = 1 + fuzz_below(in, 3)};
     a.first = fuzz_below(in, N_STREAMS) * m->n_slots;
     a.n_kv = 1 + fuzz_below(in, (uint32_t)m->n_slots);
     const size_t n_heads = a.n_q * m->n_heads * a.group;
@@ -239,8 +252,8 @@ static uint64_t new_seed(struct machine *m)
 }
 
 /* Writes n rows; `slots` are in range unless `bad`, and distinct. */
-static void write_rows(struct machine *m, uint32_t layer, size_t n, const int64_t *slots, const int32_t *pos,
-                       uint32_t kinds, bool bad)
+static void write_rows(struct machine *m, uint32_t layer, size_t n, const int64_t *slots,
+                       const int32_t *pos, uint32_t kinds, bool bad)
 {
     uint16_t *data[2];
     tkv_rows rows[2] = {{.type = TKV_F16}, {.type = TKV_F16}};
@@ -269,7 +282,8 @@ static void op_write(struct machine *m, struct fuzz_input *in)
 {
     int64_t slots[MAX_SLOTS];
     int32_t pos[MAX_SLOTS];
-    const uint32_t layer = fuzz_below(in, N_LAYERS), stream = fuzz_below(in, N_STREAMS), how = fuzz_u8(in);
+    const uint32_t layer = fuzz_below(in, N_LAYERS), stream = fuzz_below(in, N_STREAMS),
+                   how = fuzz_u8(in);
     const size_t start = fuzz_below(in, (uint32_t)m->n_slots), step = how & 1 ? 3 : 1;
     size_t n = 1 + fuzz_u8(in) % (m->n_slots - start);
     n = (n + step - 1) / step;
@@ -282,7 +296,8 @@ static void op_write(struct machine *m, struct fuzz_input *in)
     const bool bad = (how >> 4) == 15;
     if (bad)
         slots[n / 2] = how & 2 ? -1 : (int64_t)(N_STREAMS * m->n_slots);
-    write_rows(m, layer, n, slots, how & 4 ? NULL : pos, (how >> 3 & 1) ? 1 + (how >> 2 & 1) : 3, bad);
+    write_rows(m, layer, n, slots, how & 4 ? NULL : pos, (how >> 3 & 1) ? 1 + (how >> 2 & 1) : 3,
+               bad);
 }
 
 static void op_seal(struct machine *m, struct fuzz_input *in)
@@ -303,7 +318,8 @@ static void op_copy(struct machine *m, struct fuzz_input *in)
     }
     FUZZ_CHECK(status == TKV_OK);
     for (int kind = 0; kind < 2; kind++)
-        memcpy(&m->rows[layer][kind][dst], &m->rows[layer][kind][src], n * sizeof m->rows[layer][kind][0]);
+        memcpy(&m->rows[layer][kind][dst], &m->rows[layer][kind][src],
+               n * sizeof m->rows[layer][kind][0]);
     memcpy(&m->pos[layer][dst], &m->pos[layer][src], n * sizeof m->pos[layer][0]);
 }
 
@@ -324,7 +340,8 @@ static void op_forget(struct machine *m, struct fuzz_input *in)
 static void op_truncate(struct machine *m, struct fuzz_input *in)
 {
     const uint32_t stream = fuzz_below(in, N_STREAMS);
-    const size_t keep = fuzz_below(in, (uint32_t)m->n_slots + 1), first = stream * m->n_slots + keep;
+    const size_t keep = fuzz_below(in, (uint32_t)m->n_slots + 1),
+                 first = stream * m->n_slots + keep;
     FUZZ_CHECK(tkv_cache_truncate(m->cache, stream, keep, NULL) == TKV_OK);
     for (uint32_t l = 0; l < N_LAYERS; l++)
         for (int kind = 0; kind < 2; kind++)
@@ -379,7 +396,8 @@ static bool start(struct machine *m, struct fuzz_input *in)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static void (*const ops[])(struct machine *, struct fuzz_input *) = {
-        op_write, op_write, op_write, op_seal, op_seal, op_copy, op_forget, op_truncate, op_check, op_attend,
+        op_write, op_write,  op_write,    op_seal,  op_seal,
+        op_copy,  op_forget, op_truncate, op_check, op_attend,
     };
     struct fuzz_input in = {data, size};
     struct machine *m = fuzz_alloc(sizeof *m);

@@ -7,7 +7,8 @@
 
 #include "fuzz.h"
 
-static const uint16_t head_dims[] = {16, 32, 48, 64, 80, 96, 112, 128, 192, 256, 512, 0, 8, 17, 513};
+static const uint16_t head_dims[] = {16,  32,  48,  64, 80, 96, 112, 128,
+                                     192, 256, 512, 0,  8,  17, 513};
 
 struct page_case {
     tkv_context *ref, *native;
@@ -30,18 +31,20 @@ static uint8_t *page_bytes(struct fuzz_input *in, size_t bytes)
     return page;
 }
 
-static tkv_status decode(tkv_context *ctx, const struct page_case *c, const uint8_t *page, size_t bytes,
-                         void *rows, tkv_type type)
+static tkv_status decode(tkv_context *ctx, const struct page_case *c, const uint8_t *page,
+                         size_t bytes, void *rows, tkv_type type)
 {
     size_t stride = c->head_dim * (type == TKV_F32 ? sizeof(float) : sizeof(uint16_t));
-    return tkv_decode(ctx, c->codec, c->kind, c->head_dim, page, bytes, rows, type, stride, c->n_tokens, NULL);
+    return tkv_decode(ctx, c->codec, c->kind, c->head_dim, page, bytes, rows, type, stride,
+                      c->n_tokens, NULL);
 }
 
-static tkv_status encode(tkv_context *ctx, const struct page_case *c, const void *rows, tkv_type type,
-                         uint8_t *page)
+static tkv_status encode(tkv_context *ctx, const struct page_case *c, const void *rows,
+                         tkv_type type, uint8_t *page)
 {
     size_t stride = c->head_dim * (type == TKV_F32 ? sizeof(float) : sizeof(uint16_t));
-    return tkv_encode(ctx, c->codec, c->kind, c->head_dim, rows, type, stride, c->n_tokens, page, c->bytes, NULL);
+    return tkv_encode(ctx, c->codec, c->kind, c->head_dim, rows, type, stride, c->n_tokens, page,
+                      c->bytes, NULL);
 }
 
 static void check_same_floats(const float *a, const float *b, size_t n)
@@ -96,7 +99,8 @@ static void check_encode(const struct page_case *c, const float *rows)
 static void check_page(const struct page_case *c, struct fuzz_input *in)
 {
     uint8_t *page = page_bytes(in, c->bytes);
-    float *rows = fuzz_alloc(c->n_values * sizeof *rows), *same = fuzz_alloc(c->n_values * sizeof *same);
+    float *rows = fuzz_alloc(c->n_values * sizeof *rows),
+          *same = fuzz_alloc(c->n_values * sizeof *same);
     FUZZ_CHECK(decode(c->ref, c, page, c->bytes, rows, TKV_F32) == TKV_OK);
     FUZZ_CHECK(decode(c->native, c, page, c->bytes, same, TKV_F32) == TKV_OK);
     check_same_floats(rows, same, c->n_values);
@@ -128,8 +132,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     } else {
         float none;
         uint8_t byte = 0;
-        FUZZ_CHECK(tkv_decode(c.native, c.codec, c.kind, c.head_dim, &byte, 1, &none, TKV_F32, 0, 1, NULL) ==
-                   TKV_ERR_UNSUPPORTED);
+        FUZZ_CHECK(tkv_decode(c.native, c.codec, c.kind, c.head_dim, &byte, 1, &none, TKV_F32, 0, 1,
+                              NULL) == TKV_ERR_UNSUPPORTED);
     }
     tkv_context_destroy(c.native);
     tkv_context_destroy(c.ref);

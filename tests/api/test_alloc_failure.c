@@ -35,7 +35,8 @@ static void *limited_alloc(void *user, size_t bytes)
 {
     struct memory *m = user;
     m->n_allocations++;
-    if (m->fail_at && (m->n_allocations == m->fail_at || (m->stays_down && m->n_allocations > m->fail_at)))
+    if (m->fail_at &&
+        (m->n_allocations == m->fail_at || (m->stays_down && m->n_allocations > m->fail_at)))
         return NULL;
     char *p = aligned_alloc(ALIGNMENT, (bytes + 2 * ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT);
     if (!p)
@@ -200,9 +201,10 @@ static tkv_status read_kind(struct scenario *s, tkv_kind kind)
     for (int i = 0; i < N_ALL; i++)
         slots[i] = i;
     memset(s->result.rows[kind], SENTINEL, sizeof s->result.rows[kind]);
-    tkv_status status = tkv_cache_read(s->cache, s->layer, kind, N_ALL, slots, s->result.rows[kind], TKV_F32,
-                                       N_HEADS * D * sizeof(float), NULL);
-    assert_true(status == TKV_OK || all_sentinel(s->result.rows[kind], sizeof s->result.rows[kind]));
+    tkv_status status = tkv_cache_read(s->cache, s->layer, kind, N_ALL, slots, s->result.rows[kind],
+                                       TKV_F32, N_HEADS * D * sizeof(float), NULL);
+    assert_true(status == TKV_OK ||
+                all_sentinel(s->result.rows[kind], sizeof s->result.rows[kind]));
     return status;
 }
 
@@ -220,8 +222,8 @@ static tkv_status encode(struct scenario *s)
 {
     struct result *r = &s->result;
     memset(r->page, SENTINEL, sizeof r->page);
-    tkv_status status = tkv_encode(s->ctx, s->codec, TKV_K, D, s->data, TKV_F32, D * sizeof(float), TKV_PAGE_TOKENS,
-                                   r->page, sizeof r->page, NULL);
+    tkv_status status = tkv_encode(s->ctx, s->codec, TKV_K, D, s->data, TKV_F32, D * sizeof(float),
+                                   TKV_PAGE_TOKENS, r->page, sizeof r->page, NULL);
     assert_true(status == TKV_OK || all_sentinel(r->page, sizeof r->page));
     return status;
 }
@@ -230,15 +232,16 @@ static tkv_status decode(struct scenario *s)
 {
     struct result *r = &s->result;
     memset(r->page_rows, SENTINEL, sizeof r->page_rows);
-    tkv_status status = tkv_decode(s->ctx, s->codec, TKV_K, D, r->page, sizeof r->page, r->page_rows, TKV_F32,
-                                   D * sizeof(float), TKV_PAGE_TOKENS, NULL);
+    tkv_status status = tkv_decode(s->ctx, s->codec, TKV_K, D, r->page, sizeof r->page,
+                                   r->page_rows, TKV_F32, D * sizeof(float), TKV_PAGE_TOKENS, NULL);
     assert_true(status == TKV_OK || all_sentinel(r->page_rows, sizeof r->page_rows));
     return status;
 }
 
 static tkv_status (*const steps[])(struct scenario *) = {
-    make_context,   make_cache,      add_layer, add_layer, encode, decode,       write_run,       seal,      copy_pages,
-    copy_unaligned, write_scattered, forget,    seal,      attend, attend_exact, truncate_stream, read_keys, read_values,
+    make_context, make_cache, add_layer,    add_layer,       encode,          decode,
+    write_run,    seal,       copy_pages,   copy_unaligned,  write_scattered, forget,
+    seal,         attend,     attend_exact, truncate_stream, read_keys,       read_values,
 };
 enum { N_STEPS = sizeof steps / sizeof steps[0] };
 

@@ -8,12 +8,14 @@
 enum { D = 128, N = TKV_PAGE_TOKENS };
 
 /* Relative error of a page of waves through a codec, or -1 when a call failed. */
-static double round_trip(tkv_context *ctx, tkv_codec codec, const float *rows, float *back, tkv_error *err)
+static double round_trip(tkv_context *ctx, tkv_codec codec, const float *rows, float *back,
+                         tkv_error *err)
 {
     double error = 0, power = 0;
     size_t bytes = tkv_page_bytes(codec, TKV_K, D);
     void *page = malloc(bytes);
-    if (!page || tkv_encode(ctx, codec, TKV_K, D, rows, TKV_F32, D * sizeof(float), N, page, bytes, err) ||
+    if (!page ||
+        tkv_encode(ctx, codec, TKV_K, D, rows, TKV_F32, D * sizeof(float), N, page, bytes, err) ||
         tkv_decode(ctx, codec, TKV_K, D, page, bytes, back, TKV_F32, D * sizeof(float), N, err)) {
         free(page);
         return -1;
