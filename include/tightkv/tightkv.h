@@ -3,7 +3,8 @@
  * Stable interface. SPDX-License-Identifier: MIT
  *
  * Conventions used throughout:
- *   - A *head vector* is the head_dim values of one token's key or value for one layer and one KV head.
+ *   - A *head vector* is the head_dim values of one token's key or value for one layer and one
+ *     KV head.
  *   - A *page* is TKV_PAGE_TOKENS consecutive slots of one (layer, KV head), for K or for V.
  *   - Arrays are written [outer]...[inner]; strides are in bytes; rows may be unaligned unless a
  *     function says otherwise. Input and output arrays must not overlap.
@@ -70,23 +71,25 @@ TKV_API const char *tkv_status_string(tkv_status status);
 
 /* Instruction-set levels, as bits of tkv_context_params.cpu_mask and of tkv_context_cpu(). The
  * portable reference is always there. Since 0.1. */
-#define TKV_CPU_AVX2 (1u << 0)    /* AVX2, FMA, F16C, BMI2 */
-#define TKV_CPU_AVX512 (1u << 1)  /* AVX-512 F, BW, VL, DQ, VNNI, VBMI */
-#define TKV_CPU_BF16 (1u << 2)    /* AVX-512 BF16 */
-#define TKV_CPU_NEON (1u << 3)    /* Advanced SIMD */
+#define TKV_CPU_AVX2    (1u << 0) /* AVX2, FMA, F16C, BMI2 */
+#define TKV_CPU_AVX512  (1u << 1) /* AVX-512 F, BW, VL, DQ, VNNI, VBMI */
+#define TKV_CPU_BF16    (1u << 2) /* AVX-512 BF16 */
+#define TKV_CPU_NEON    (1u << 3) /* Advanced SIMD */
 #define TKV_CPU_DOTPROD (1u << 4) /* Advanced SIMD with 8-bit dot products */
-#define TKV_CPU_ALL 0xffffffffu
+#define TKV_CPU_ALL     0xffffffffu
 
-/* Memory for everything a context owns. `alloc` returns `bytes` bytes aligned to 64, or NULL; `free`
- * receives the same byte count back. Both may be called from the thread that calls the library only. */
+/* Memory for everything a context owns. `alloc` returns `bytes` bytes aligned to 64, or NULL;
+ * `free` receives the same byte count back. Both may be called from the thread that calls the
+ * library only. */
 typedef struct tkv_allocator {
     void *user;
     void *(*alloc)(void *user, size_t bytes);
     void (*free)(void *user, void *ptr, size_t bytes);
 } tkv_allocator;
 
-/* Threads, supplied by the caller. `run` calls fn(arg, ith, nth) once for every ith in [0, nth) with
- * 1 <= nth <= n_threads, on any threads, possibly at once, and returns when all calls are done. */
+/* Threads, supplied by the caller. `run` calls fn(arg, ith, nth) once for every ith in [0, nth)
+ * with 1 <= nth <= n_threads, on any threads, possibly at once, and returns when all calls are
+ * done. */
 typedef struct tkv_executor {
     void *user;
     uint32_t n_threads;
@@ -109,7 +112,8 @@ TKV_API void tkv_context_params_default(tkv_context_params *p);
  *   p    borrowed for the call; NULL means defaults
  *   out  receives the context; the caller destroys it after every cache made with it
  * Errors: TKV_ERR_INVALID, TKV_ERR_NOMEM. Since 0.1. */
-TKV_API tkv_status tkv_context_create(const tkv_context_params *p, tkv_context **out, tkv_error *err);
+TKV_API tkv_status tkv_context_create(const tkv_context_params *p, tkv_context **out,
+                                      tkv_error *err);
 
 /* Destroys a context; NULL is accepted. Since 0.1. */
 TKV_API void tkv_context_destroy(tkv_context *ctx);
@@ -128,8 +132,8 @@ typedef struct tkv_codec {
     uint16_t flags; /* TKV_CODEC_* */
 } tkv_codec;
 
-#define TKV_CODEC_NONE 0            /* tkv_codec.id: no codec named */
-#define TKV_CODEC_NO_ROTATION (1u)  /* tkv_codec.flags: rot=none, the papers' ablation */
+#define TKV_CODEC_NONE        0    /* tkv_codec.id: no codec named */
+#define TKV_CODEC_NO_ROTATION (1u) /* tkv_codec.flags: rot=none, the papers' ablation */
 
 /* What a codec is, for tables and choices. Strings are static. */
 typedef struct tkv_codec_info {
@@ -137,10 +141,10 @@ typedef struct tkv_codec_info {
     uint16_t id;
     const char *name;
     const char *summary;
-    int whole_page;  /* its statistics need the whole page */
-    int idempotent;  /* decode, round to f16, encode gives the same bytes */
-    int rotates;     /* applies the random rotation unless told not to */
-    int fused;       /* has its own attention path; the others go through decoding to f32 */
+    int whole_page; /* its statistics need the whole page */
+    int idempotent; /* decode, round to f16, encode gives the same bytes */
+    int rotates;    /* applies the random rotation unless told not to */
+    int fused;      /* has its own attention path; the others go through decoding to f32 */
 } tkv_codec_info;
 
 /* Number of codecs; indices 0..n-1 go with tkv_codec_describe(). Since 0.1. */
@@ -149,28 +153,31 @@ TKV_API uint32_t tkv_codec_count(void);
 /* Describes the i-th codec. Errors: TKV_ERR_INVALID for an index out of range. Since 0.1. */
 TKV_API tkv_status tkv_codec_describe(uint32_t i, tkv_codec_info *out);
 
-/* Finds a codec by name ("turbo4"). Errors: TKV_ERR_SPEC, naming the codecs there are. Since 0.1. */
+/* Finds a codec by name ("turbo4"). Errors: TKV_ERR_SPEC, naming the codecs there are. Since
+ * 0.1. */
 TKV_API tkv_status tkv_codec_find(const char *name, tkv_codec *out, tkv_error *err);
 
-/* Bytes of one coded page (TKV_PAGE_TOKENS head vectors), scales included; 0 when the codec cannot
- * code this head size. Since 0.1. */
+/* Bytes of one coded page (TKV_PAGE_TOKENS head vectors), scales included; 0 when the codec
+ * cannot code this head size. Since 0.1. */
 TKV_API size_t tkv_page_bytes(tkv_codec codec, tkv_kind kind, uint32_t head_dim);
 
-/* Encodes pages, for callers who want a codec and no cache. Deterministic: the same bytes on every
- * CPU and with any number of threads.
- *   rows       [n_pages * TKV_PAGE_TOKENS][head_dim] f32 or f16, rows `row_stride` bytes apart, borrowed
+/* Encodes pages, for callers who want a codec and no cache. Deterministic: the same bytes on
+ * every CPU and with any number of threads.
+ *   rows       [n_pages * TKV_PAGE_TOKENS][head_dim] f32 or f16, rows `row_stride` bytes apart,
+ *              borrowed
  *   n_tokens   rows that exist; rows of the last page beyond it are coded as zeros
  *   pages      [ceil(n_tokens / TKV_PAGE_TOKENS)][tkv_page_bytes()], written
- * Errors: TKV_ERR_UNSUPPORTED (head size), TKV_ERR_NONFINITE (a NaN, an infinity, or a value over
- * 65504), TKV_ERR_RANGE (capacity), TKV_ERR_NOMEM. Since 0.1. */
+ * Errors: TKV_ERR_UNSUPPORTED (head size), TKV_ERR_NONFINITE (a NaN, an infinity, or a value
+ * over 65504), TKV_ERR_RANGE (capacity), TKV_ERR_NOMEM. Since 0.1. */
 TKV_API tkv_status tkv_encode(tkv_context *ctx, tkv_codec codec, tkv_kind kind, uint32_t head_dim,
                               const void *rows, tkv_type type, size_t row_stride, size_t n_tokens,
                               void *pages, size_t capacity, tkv_error *err);
 
-/* Decodes pages made by tkv_encode(). Any bytes are safe to decode; what is not a page of this codec
- * decodes to some finite or infinite numbers.
+/* Decodes pages made by tkv_encode(). Any bytes are safe to decode; what is not a page of this
+ * codec decodes to some finite or infinite numbers.
  *   rows  [n_tokens][head_dim] f32 or f16, written
- * Errors: TKV_ERR_UNSUPPORTED, TKV_ERR_RANGE (fewer bytes than n_tokens needs), TKV_ERR_NOMEM. Since 0.1. */
+ * Errors: TKV_ERR_UNSUPPORTED, TKV_ERR_RANGE (fewer bytes than n_tokens needs), TKV_ERR_NOMEM.
+ * Since 0.1. */
 TKV_API tkv_status tkv_decode(tkv_context *ctx, tkv_codec codec, tkv_kind kind, uint32_t head_dim,
                               const void *pages, size_t n_bytes, void *rows, tkv_type type,
                               size_t row_stride, size_t n_tokens, tkv_error *err);
@@ -187,8 +194,9 @@ typedef struct tkv_spec {
     uint32_t strict;              /* 1: no query reads more exact rows than sink and tail allow */
 } tkv_spec;
 
-/* Parses a spec: comma-separated key=value; a codec's name at the start stands for keys and values alike, a
- * preset's name for the preset, and keys after it change it ("turbo4", "small,tail=256"). Keys: k v kv visual.k visual.v sink tail rot strict.
+/* Parses a spec: comma-separated key=value; a codec's name at the start stands for keys and
+ * values alike, a preset's name for the preset, and keys after it change it ("turbo4",
+ * "small,tail=256"). Keys: k v kv visual.k visual.v sink tail rot strict.
  *   text  NUL-terminated, borrowed; NULL or "" is the default preset
  * Errors: TKV_ERR_SPEC naming the word at fault and what is allowed there. Since 0.1. */
 TKV_API tkv_status tkv_spec_parse(const char *text, tkv_spec *out, tkv_error *err);
@@ -197,9 +205,11 @@ TKV_API tkv_status tkv_spec_parse(const char *text, tkv_spec *out, tkv_error *er
  * Errors: TKV_ERR_RANGE when it does not fit. Since 0.1. */
 TKV_API tkv_status tkv_spec_print(const tkv_spec *spec, char *buf, size_t capacity);
 
-/* The i-th preset: its name, its spec and one sentence; the first is the default. Strings are static.
+/* The i-th preset: its name, its spec and one sentence; the first is the default. Strings are
+ * static.
  * Errors: TKV_ERR_INVALID past the last. Since 0.1. */
-TKV_API tkv_status tkv_spec_preset(uint32_t i, const char **name, const char **text, const char **summary);
+TKV_API tkv_status tkv_spec_preset(uint32_t i, const char **name, const char **text,
+                                   const char **summary);
 
 /* ---- cache --------------------------------------------------------------------------------- */
 
@@ -212,13 +222,14 @@ typedef struct tkv_layer_params {
     uint32_t k_head_dim;
     uint32_t v_head_dim;
     uint32_t n_slots;   /* slots of one stream */
-    uint32_t n_streams; /* streams hold unrelated sequences; slot s of stream i is i * n_slots + s */
+    uint32_t n_streams; /* unrelated sequences; slot s of stream i is i * n_slots + s */
 } tkv_layer_params;
 
 /* Creates an empty cache.
  *   spec  borrowed for the call. sink and tail are what stays exact; everything else seals.
  * Errors: TKV_ERR_INVALID, TKV_ERR_NOMEM. Since 0.1. */
-TKV_API tkv_status tkv_cache_create(tkv_context *ctx, const tkv_spec *spec, tkv_cache **out, tkv_error *err);
+TKV_API tkv_status tkv_cache_create(tkv_context *ctx, const tkv_spec *spec, tkv_cache **out,
+                                    tkv_error *err);
 
 /* Destroys a cache and everything in it; NULL is accepted. Since 0.1. */
 TKV_API void tkv_cache_destroy(tkv_cache *cache);
@@ -226,8 +237,8 @@ TKV_API void tkv_cache_destroy(tkv_cache *cache);
 /* Adds a layer; its index (0, 1, ...) goes to `layer`. Commits no memory for rows.
  * Errors: TKV_ERR_UNSUPPORTED when the spec's codecs cannot code these head sizes (names them),
  * TKV_ERR_INVALID, TKV_ERR_NOMEM. Since 0.1. */
-TKV_API tkv_status tkv_cache_add_layer(tkv_cache *cache, const tkv_layer_params *params, uint32_t *layer,
-                                       tkv_error *err);
+TKV_API tkv_status tkv_cache_add_layer(tkv_cache *cache, const tkv_layer_params *params,
+                                       uint32_t *layer, tkv_error *err);
 
 /* Rows to write: [n_rows][n_kv_heads * head_dim] of `type`, `stride` bytes apart. */
 typedef struct tkv_rows {
@@ -236,20 +247,23 @@ typedef struct tkv_rows {
     size_t stride;
 } tkv_rows;
 
-/* Writes rows at slots, in any order; a slot of a sealed page re-opens its page. Rows are kept exact
- * (as f16) until their page seals: see tkv_cache_seal(). Keys and values may come in one call or two.
+/* Writes rows at slots, in any order; a slot of a sealed page re-opens its page. Rows are kept
+ * exact (as f16) until their page seals: see tkv_cache_seal(). Keys and values may come in one
+ * call or two.
  *   slots   [n_rows] global slot numbers, borrowed
- *   pos     [n_rows] positions in their sequences, borrowed; NULL: unknown (treated as newest, never sink)
+ *   pos     [n_rows] positions in their sequences, borrowed; NULL: unknown (treated as newest,
+ *           never sink)
  *   klass   [n_rows] tkv_span_class, borrowed; NULL: all text
- * Errors: TKV_ERR_RANGE (a slot out of range, nothing written), TKV_ERR_NOMEM. Values out of range for
- * f16 become infinities, as stock f16 caches make them; a page that holds a non-finite value never
- * seals. Since 0.1. */
-TKV_API tkv_status tkv_cache_write(tkv_cache *cache, uint32_t layer, size_t n_rows, const int64_t *slots,
-                                   const int32_t *pos, const uint8_t *klass, tkv_rows k, tkv_rows v,
-                                   tkv_error *err);
+ * Errors: TKV_ERR_RANGE (a slot out of range, nothing written), TKV_ERR_NOMEM. Values out of
+ * range for f16 become infinities, as stock f16 caches make them; a page that holds a non-finite
+ * value never seals. Since 0.1. */
+TKV_API tkv_status tkv_cache_write(tkv_cache *cache, uint32_t layer, size_t n_rows,
+                                   const int64_t *slots, const int32_t *pos, const uint8_t *klass,
+                                   tkv_rows k, tkv_rows v, tkv_error *err);
 
-/* Seals the pages of a layer that are full and wholly older than the tail, and returns their exact rows to
- * the pool. To be called after the layer's attention has run. Pages with a sink row stay exact.
+/* Seals the pages of a layer that are full and wholly older than the tail, and returns their
+ * exact rows to the pool. To be called after the layer's attention has run. Pages with a sink
+ * row stay exact.
  * Errors: TKV_ERR_NOMEM (pages that could not be sealed stay open; nothing is lost). Since 0.1. */
 TKV_API tkv_status tkv_cache_seal(tkv_cache *cache, uint32_t layer, tkv_error *err);
 
@@ -260,17 +274,19 @@ TKV_API tkv_status tkv_cache_read(tkv_cache *cache, uint32_t layer, tkv_kind kin
                                   const int64_t *slots, void *rows, tkv_type type, size_t stride,
                                   tkv_error *err);
 
-/* Copies slots [src, src + n) to [dst, dst + n) within a layer, coded bytes as they are where pages line
- * up. The ranges must not overlap. Errors: TKV_ERR_RANGE, TKV_ERR_NOMEM. Since 0.1. */
-TKV_API tkv_status tkv_cache_copy(tkv_cache *cache, uint32_t layer, int64_t dst, int64_t src, size_t n,
-                                  tkv_error *err);
+/* Copies slots [src, src + n) to [dst, dst + n) within a layer, coded bytes as they are where
+ * pages line up. The ranges must not overlap. Errors: TKV_ERR_RANGE, TKV_ERR_NOMEM. Since 0.1. */
+TKV_API tkv_status tkv_cache_copy(tkv_cache *cache, uint32_t layer, int64_t dst, int64_t src,
+                                  size_t n, tkv_error *err);
 
-/* Forgets slots [first, first + n) of a layer: they read as zeros, and pages left empty give their memory
- * back. Errors: TKV_ERR_RANGE, TKV_ERR_NOMEM. Since 0.1. */
-TKV_API tkv_status tkv_cache_forget(tkv_cache *cache, uint32_t layer, int64_t first, size_t n, tkv_error *err);
+/* Forgets slots [first, first + n) of a layer: they read as zeros, and pages left empty give
+ * their memory back. Errors: TKV_ERR_RANGE, TKV_ERR_NOMEM. Since 0.1. */
+TKV_API tkv_status tkv_cache_forget(tkv_cache *cache, uint32_t layer, int64_t first, size_t n,
+                                    tkv_error *err);
 
 /* Drops every row of every layer at or past `n_slots` of stream `stream`. Since 0.1. */
-TKV_API tkv_status tkv_cache_truncate(tkv_cache *cache, uint32_t stream, size_t n_slots, tkv_error *err);
+TKV_API tkv_status tkv_cache_truncate(tkv_cache *cache, uint32_t stream, size_t n_slots,
+                                      tkv_error *err);
 
 /* Bytes and pages in use, over all layers. */
 typedef struct tkv_cache_stats {
@@ -290,7 +306,7 @@ TKV_API tkv_status tkv_cache_get_stats(const tkv_cache *cache, tkv_cache_stats *
 
 /* ---- attention ----------------------------------------------------------------------------- */
 
-#define TKV_ATTEND_EXACT (1u) /* f32 arithmetic on decoded pages: slow, to compare the fast path with */
+#define TKV_ATTEND_EXACT (1u) /* f32 arithmetic on decoded pages: slow, to compare with */
 
 typedef struct tkv_attend_params {
     uint32_t struct_size;
@@ -307,7 +323,7 @@ typedef struct tkv_attend_params {
     size_t out_head_stride;  /* bytes */
     int64_t first_slot;      /* column 0 of the mask; a multiple of TKV_PAGE_TOKENS */
     size_t n_kv;             /* columns of the mask, or the length when there is none */
-    const void *mask;        /* [n_q][n_kv] added to the logits, -inf hides; NULL: all n_kv slots are live */
+    const void *mask;        /* [n_q][n_kv] added to the logits, -inf hides; NULL: all are live */
     size_t mask_stride;      /* bytes between mask rows */
     const int32_t *q_pos;    /* [n_q] positions, needed by strict; NULL: newest */
     float scale;             /* of the logits, usually 1/sqrt(k_head_dim) */
@@ -319,15 +335,17 @@ typedef struct tkv_attend_params {
 /* Fills `p` with zeros and defaults (scale 1). Since 0.1. */
 TKV_API void tkv_attend_params_default(tkv_attend_params *p);
 
-/* Attention of n_q tokens over one layer. A query row whose mask hides everything gives zeros. Results do
- * not depend on the number of threads nor on how queries are batched.
+/* Attention of n_q tokens over one layer. A query row whose mask hides everything gives zeros.
+ * Results do not depend on the number of threads nor on how queries are batched.
  * Errors: TKV_ERR_INVALID, TKV_ERR_RANGE, TKV_ERR_NOMEM. Since 0.1. */
 TKV_API tkv_status tkv_attend(tkv_cache *cache, const tkv_attend_params *p, tkv_error *err);
 
-/* How the rows of an attention call would be read: the mean share of live rows that a query reads exactly, and
- * reads at all. Same arguments as tkv_attend(); q and out may be NULL. Since 0.1. */
-TKV_API tkv_status tkv_attend_fractions(tkv_cache *cache, const tkv_attend_params *p, double *exact_fraction,
-                                        double *read_fraction, tkv_error *err);
+/* How the rows of an attention call would be read: the mean share of live rows that a query
+ * reads exactly, and reads at all. Same arguments as tkv_attend(); q and out may be NULL. Since
+ * 0.1. */
+TKV_API tkv_status tkv_attend_fractions(tkv_cache *cache, const tkv_attend_params *p,
+                                        double *exact_fraction, double *read_fraction,
+                                        tkv_error *err);
 
 #ifdef __cplusplus
 }

@@ -1,8 +1,9 @@
 /* A codec turns a page of head vectors into a fixed number of bytes and back. Each fills one
  * tkv_codec_ops in src/codec/<name>.c; one line in codecs.def registers it.
  *
- * Rows come and go in the *basis domain*: where the codec rotates, the cache has rotated them already, and
- * the attention rotates queries and un-rotates outputs. A codec itself never rotates.
+ * Rows come and go in the *basis domain*: where the codec rotates, the cache has rotated them
+ * already, and the attention rotates queries and un-rotates outputs. A codec itself never
+ * rotates.
  */
 #ifndef TKV_CODEC_H
 #define TKV_CODEC_H
@@ -18,10 +19,10 @@ enum tkv_codec_caps {
     TKV_CAP_ROTATES = 1 << 0,    /* wants its rows rotated unless TKV_CODEC_NO_ROTATION */
     TKV_CAP_WHOLE_PAGE = 1 << 1, /* statistics over the tokens of a page */
     TKV_CAP_IDEMPOTENT = 1 << 2, /* encode(f16(decode(page))) == page */
-    TKV_CAP_BALANCES = 1 << 3,   /* wants channels scaled by the cache's per-head powers of two (keys) */
+    TKV_CAP_BALANCES = 1 << 3,   /* wants key channels scaled by the cache's powers of two */
     TKV_CAP_EXACT = 1 << 4,      /* decodes to the very f16 values that went in */
     TKV_CAP_LEARNS = 1 << 5,     /* has a model learned from the first sealed pages: see learn */
-    TKV_CAP_ROUNDS = 1 << 6,     /* its i8 tile is within 3 codes of decode's values, not equal to them */
+    TKV_CAP_ROUNDS = 1 << 6,     /* its i8 tile is within 3 codes of decode's values */
 };
 
 /* The working form that a codec offers the attention. */
@@ -32,16 +33,16 @@ enum tkv_tile_form {
 
 /* What a page looks like to the i8 attention. */
 struct tkv_tile_i8 {
-    const void *codes;  /* the tile: `buf` as filled, or the page's own bytes when they already are one */
+    const void *codes;  /* the tile: `buf` as filled, or the page's own bytes */
     const float *scale; /* [64], one a token */
     const float *mean;  /* [D] added to every token, or NULL */
-    uint32_t planes;    /* 1: queries and weights in 8 bits are fine for this codec; 2: it needs 16 */
+    uint32_t planes;    /* 1: queries and weights of 8 bits do; 2: it needs 16 */
 };
 
 struct tkv_tile_buf {
-    uint8_t *codes; /* [64 * D], 64-byte aligned */
-    float *scale;   /* [64] */
-    float *mean;    /* [D] */
+    uint8_t *codes;          /* [64 * D], 64-byte aligned */
+    float *scale;            /* [64] */
+    float *mean;             /* [D] */
     struct tkv_ahead *ahead; /* for the kernels */
 };
 
@@ -62,19 +63,24 @@ struct tkv_codec_ops {
     size_t (*page_bytes)(uint32_t head_dim, tkv_kind kind);
     /* Scratch bytes that encode needs, 64-byte aligned; NULL: none. */
     size_t (*scratch_bytes)(uint32_t head_dim);
-    /* x: [64][D] f32 in the basis domain, finite; bit t of `valid` says that token t exists (others are zeros
-     * and must not enter statistics). Writes all page_bytes. Deterministic on every ISA. May destroy x. */
-    void (*encode)(const struct tkv_codec_env *env, float *x, uint64_t valid, uint8_t *page, void *scratch);
+    /* x: [64][D] f32 in the basis domain, finite; bit t of `valid` says that token t exists
+     * (others are zeros and must not enter statistics). Writes all page_bytes. Deterministic on
+     * every ISA. May destroy x. */
+    void (*encode)(const struct tkv_codec_env *env, float *x, uint64_t valid, uint8_t *page,
+                   void *scratch);
     /* page -> [64][D] f32, token-major for both kinds. Bit-exact on every ISA. */
     void (*decode)(const struct tkv_codec_env *env, const uint8_t *page, float *x);
-    /* page -> f32 tile of the kind ([D][64] for K); NULL: the attention transposes decode's output. */
+    /* page -> f32 tile of the kind ([D][64] for K); NULL: the attention transposes decode's
+     * output. */
     void (*tile_f32)(const struct tkv_codec_env *env, const uint8_t *page, float *tile);
     /* page -> i8 tile of the kind; NULL: the codec goes through f32. */
     void (*tile_i8)(const struct tkv_codec_env *env, const uint8_t *page, struct tkv_tile_buf *buf,
                     struct tkv_tile_i8 *out);
-    /* TKV_CAP_LEARNS: model bytes, and learning it from the first page that seals: same x as encode. */
+    /* TKV_CAP_LEARNS: model bytes, and learning it from the first page that seals: same x as
+     * encode. */
     size_t (*model_bytes)(uint32_t head_dim);
-    void (*learn)(const struct tkv_codec_env *env, const float *x, uint64_t valid, void *model, void *scratch);
+    void (*learn)(const struct tkv_codec_env *env, const float *x, uint64_t valid, void *model,
+                  void *scratch);
 };
 
 /* NULL when there is none of this id / name / index. */

@@ -1,6 +1,6 @@
-/* The kernel table: every inner loop of the library, one pointer each. The reference fills all of them;
- * overlays replace some where the CPU can. Kernels allocate nothing, branch on no CPU feature and know
- * no codec, only the layouts below.
+/* The kernel table: every inner loop of the library, one pointer each. The reference fills all
+ * of them; overlays replace some where the CPU can. Kernels allocate nothing, branch on no CPU
+ * feature and know no codec, only the layouts below.
  *
  * Two working forms of a page (64 tokens x D dims, D a multiple of 16):
  *   i8 tile, K   u8, code + 128, [4 blocks of 16 tokens][D/4][16 tokens][4 dims]
@@ -24,9 +24,10 @@ struct tkv_softmax_row {
     float fix; /* out: what the caller must multiply this row's accumulators with; 1 when m stood */
 };
 
-/* Memory that is needed next. It answers about as fast as a page is computed, so the two must overlap; but only
- * a dozen lines can be under way at once, and asking for more stalls. So the kernels of a page ask for it bit by
- * bit while they compute. `at` stays within memory that is there; nothing to fetch: at == last. */
+/* Memory that is needed next. It answers about as fast as a page is computed, so the two must
+ * overlap; but only a dozen lines can be under way at once, and asking for more stalls. So the
+ * kernels of a page ask for it bit by bit while they compute. `at` stays within memory that is
+ * there; nothing to fetch: at == last. */
 struct tkv_ahead {
     const uint8_t *at, *last; /* where the cursor is; where it stays */
     size_t step;              /* bytes a call of tkv_step_ahead (ahead.h), at most a line */
@@ -36,10 +37,11 @@ struct tkv_polar_tables; /* format/polar.h */
 
 /* Angle codes of 64 rows, not yet in page order. */
 struct tkv_polar_rows {
-    uint8_t *c1;     /* [64][D/4] level 1, pair a | pair b << 4 */
-    uint8_t *c2;     /* [64][D/4] level 2 */
-    uint16_t *upper; /* [64][D/16] level 3 of columns 0, 1 | of columns 2, 3 << bits | level 4 << 2 * bits */
-    float *sum_sq;   /* [64][D/16] the squared radius */
+    uint8_t *c1; /* [64][D/4] level 1, pair a | pair b << 4 */
+    uint8_t *c2; /* [64][D/4] level 2 */
+    /* [64][D/16] level 3 of columns 0, 1 | of columns 2, 3 << bits | level 4 << 2 * bits */
+    uint16_t *upper;
+    float *sum_sq; /* [64][D/16] the squared radius */
 };
 
 struct tkv_kernels {
@@ -50,39 +52,48 @@ struct tkv_kernels {
     void (*f32_to_f16)(const float *x, uint16_t *y, size_t n);
     /* y[c][t] = x[t][c] for [64 tokens][D] rows, x_stride in elements, y is [D][64] */
     void (*transpose_f16)(const uint16_t *x, size_t x_stride, uint32_t D, float *y);
-    /* In place on n rows of D <= TKV_MAX_HEAD_DIM: multiply by sign[D] (+-1), then an orthonormal transform:
-     * Hadamard of the power-of-two part times an orthonormal DCT-II of the odd part m = D / 2^k, which is 1, 3, 5
-     * or 7; element i = a * m + b. */
+    /* In place on n rows of D <= TKV_MAX_HEAD_DIM: multiply by sign[D] (+-1), then an
+     * orthonormal transform: Hadamard of the power-of-two part times an orthonormal DCT-II of
+     * the odd part m = D / 2^k, which is 1, 3, 5 or 7; element i = a * m + b. */
     void (*rotate)(float *x, size_t n, uint32_t D, const float *sign);
     /* The inverse (transpose) of rotate. */
     void (*unrotate)(float *x, size_t n, uint32_t D, const float *sign);
 
     /* --- attention on tiles --- */
-    /* s[r][t] = sum_d q[r][d] * (tile[t][d] - 128), exact in i32. q: [n_rows][D] s8. s: [n_rows][64]. */
+    /* s[r][t] = sum_d q[r][d] * (tile[t][d] - 128), exact in i32. q: [n_rows][D] s8. s:
+     * [n_rows][64]. */
     void (*score_i8)(const uint8_t *tile, const int8_t *q, uint32_t n_rows, uint32_t D, int32_t *s,
                      struct tkv_ahead *ahead);
-    /* acc[r][c] = fmaf(wscale[r], (float)sum_t w[r][t] * tile[t][c], acc[r][c]). w: [n_rows][64] u8.
-     * acc: [n_rows][D] f32, 64-byte aligned. */
-    void (*wsum_i8)(const int8_t *tile, const uint8_t *w, const float *wscale, uint32_t n_rows, uint32_t D,
-                    float *acc, struct tkv_ahead *ahead);
+    /* acc[r][c] = fmaf(wscale[r], (float)sum_t w[r][t] * tile[t][c], acc[r][c]). w: [n_rows][64]
+     * u8. acc: [n_rows][D] f32, 64-byte aligned. */
+    void (*wsum_i8)(const int8_t *tile, const uint8_t *w, const float *wscale, uint32_t n_rows,
+                    uint32_t D, float *acc, struct tkv_ahead *ahead);
     /* s[r][t] = sum_d q[r][d] * kt[d][t], fmaf in ascending d. q rows `q_stride` elements apart. */
-    void (*score_f32)(const float *kt, const float *q, size_t q_stride, uint32_t n_rows, uint32_t D, float *s);
+    void (*score_f32)(const float *kt, const float *q, size_t q_stride, uint32_t n_rows, uint32_t D,
+                      float *s);
     /* acc[r][c] += sum_t w[r][t] * v[t][c], fmaf in ascending t starting from acc. */
     void (*wsum_f32)(const float *v, const float *w, uint32_t n_rows, uint32_t D, float *acc);
-    /* out[r] = sum_c a[c] * q[r][c], in the lane order of dot_ref.c. q rows `q_stride` elements apart. */
-    void (*dot)(const float *a, const float *q, size_t q_stride, uint32_t n_rows, uint32_t D, float *out);
-    /* s[r][t] = fmaf((float)si[r][t] * qscale[r], kscale[t], bias[r]) : integer scores to logits' products */
-    void (*scale_scores)(const int32_t *si, const float *qscale, const float *kscale, const float *bias,
-                         uint32_t n_rows, float *s);
-    /* One online-softmax step of each row over 64 logits; s[r][t] becomes exp(s[r][t] - m), a hidden logit is
-     * -INFINITY and becomes 0. Updates m and l of rows[r], sets its fix. If all are hidden and m is -INFINITY,
-     * everything becomes 0 and fix 1. A NaN logit makes l a NaN. exp: exp_poly.h. */
+    /* out[r] = sum_c a[c] * q[r][c], in the lane order of dot_ref.c. q rows `q_stride` elements
+     * apart. */
+    void (*dot)(const float *a, const float *q, size_t q_stride, uint32_t n_rows, uint32_t D,
+                float *out);
+    /* s[r][t] = fmaf((float)si[r][t] * qscale[r], kscale[t], bias[r]) : integer scores to
+     * logits' products */
+    void (*scale_scores)(const int32_t *si, const float *qscale, const float *kscale,
+                         const float *bias, uint32_t n_rows, float *s);
+    /* One online-softmax step of each row over 64 logits; s[r][t] becomes exp(s[r][t] - m), a
+     * hidden logit is -INFINITY and becomes 0. Updates m and l of rows[r], sets its fix. If all
+     * are hidden and m is -INFINITY, everything becomes 0 and fix 1. A NaN logit makes l a NaN.
+     * exp: exp_poly.h. */
     void (*softmax)(float *s, struct tkv_softmax_row *rows, uint32_t n_rows);
-    /* u8 weights of each row: x[t] = p[r][t] * vscale[t]; w[r][t] = round(x[t] * (255 / max x)), to nearest even.
-     * wscale[r] = max x / 255, 0 when max x is below 2^-100. All inputs >= 0; a NaN weighs nothing. */
-    void (*quantize_weights)(const float *p, const float *vscale, uint32_t n_rows, uint8_t *w, float *wscale);
-    /* s8 query row: codes[d] = round(x[d] * (127 / max|x|)), *sum = sum of codes; returns the scale max|x| / 127,
-     * 0 when max|x| is below 2^-100. A row with a NaN or an infinity gets codes 0 and a scale that is one. */
+    /* u8 weights of each row: x[t] = p[r][t] * vscale[t]; w[r][t] = round(x[t] * (255 / max x)),
+     * to nearest even. wscale[r] = max x / 255, 0 when max x is below 2^-100. All inputs >= 0; a
+     * NaN weighs nothing. */
+    void (*quantize_weights)(const float *p, const float *vscale, uint32_t n_rows, uint8_t *w,
+                             float *wscale);
+    /* s8 query row: codes[d] = round(x[d] * (127 / max|x|)), *sum = sum of codes; returns the
+     * scale max|x| / 127, 0 when max|x| is below 2^-100. A row with a NaN or an infinity gets
+     * codes 0 and a scale that is one. */
     float (*quantize_row_i8)(const float *x, uint32_t D, int8_t *codes, int32_t *sum);
 
     /* --- the 64 rows of a page to codes and back --- */
@@ -92,18 +103,23 @@ struct tkv_kernels {
     void (*row_range)(const float *x, uint32_t D, float *low, float *high);
     /* codes[t][d] = x[t][d] * inv[t] rounded to nearest even, within -127..127 */
     void (*quantize_rows_i8)(const float *x, const float *inv, uint32_t D, int8_t *codes);
-    /* [64][D] bytes to the order of a tile of the kind; and an i8 tile back to rows: code * scale[t]. The
-     * tile may be a page's own bytes, so it need not be aligned. */
+    /* [64][D] bytes to the order of a tile of the kind; and an i8 tile back to rows: code *
+     * scale[t]. The tile may be a page's own bytes, so it need not be aligned. */
     void (*rows_to_tile)(const uint8_t *rows, uint32_t D, tkv_kind kind, uint8_t *tile);
-    void (*tile_to_rows)(const uint8_t *tile, uint32_t D, tkv_kind kind, const float *scale, float *x);
+    void (*tile_to_rows)(const uint8_t *tile, uint32_t D, tkv_kind kind, const float *scale,
+                         float *x);
 
     /* --- turbo: Lloyd-Max codes of 4, 3 or 2 bits (format/turbo.h) --- */
     /* Page codes to an i8 tile of the kind. bits: 2, 3 or 4. */
-    void (*turbo_tile_k)(const uint8_t *codes, uint32_t D, uint32_t bits, uint8_t *tile, struct tkv_ahead *ahead);
-    void (*turbo_tile_v)(const uint8_t *codes, uint32_t D, uint32_t bits, int8_t *tile, struct tkv_ahead *ahead);
+    void (*turbo_tile_k)(const uint8_t *codes, uint32_t D, uint32_t bits, uint8_t *tile,
+                         struct tkv_ahead *ahead);
+    void (*turbo_tile_v)(const uint8_t *codes, uint32_t D, uint32_t bits, int8_t *tile,
+                         struct tkv_ahead *ahead);
     /* Codes in tile order, one a byte, to page codes. */
-    void (*turbo_pack)(const uint8_t *tile, uint32_t D, tkv_kind kind, uint32_t bits, uint8_t *codes);
-    /* codes[t][d] = number of turbo thresholds below x[t][d] * inv[t]; energy[t] = sum of squared levels. */
+    void (*turbo_pack)(const uint8_t *tile, uint32_t D, tkv_kind kind, uint32_t bits,
+                       uint8_t *codes);
+    /* codes[t][d] = number of turbo thresholds below x[t][d] * inv[t]; energy[t] = sum of
+     * squared levels. */
     void (*turbo_codes)(const float *x, const float *inv, uint32_t D, uint32_t bits, uint8_t *codes,
                         int32_t *energy);
     /* dot[t] = sum of levels[t][d] * x[t][d], the levels of the codes: lane d % 16 first, by fmaf, then a tree over
@@ -116,14 +132,16 @@ struct tkv_kernels {
                         uint32_t bits, float *x);
 
     /* --- polar: angle codes over blocks of 16 (FORMAT.md, polar) --- */
-    /* Rows [64][D] to angle codes and squared radii; every sum and product in the reference's order. */
+    /* Rows [64][D] to angle codes and squared radii; every sum and product in the reference's
+     * order. */
     void (*polar_codes)(const struct tkv_polar_tables *tables, const float *x, uint32_t D,
                         struct tkv_polar_rows *out);
-    /* Page to an i8 tile and one scale a token: value = code * scale, within 1.5% of the codec's own error. */
-    void (*polar_tile_k)(const struct tkv_polar_tables *tables, const uint8_t *page, uint32_t D, uint8_t *tile,
-                         float *scale);
-    void (*polar_tile_v)(const struct tkv_polar_tables *tables, const uint8_t *page, uint32_t D, int8_t *tile,
-                         float *scale);
+    /* Page to an i8 tile and one scale a token: value = code * scale, within 1.5% of the codec's
+     * own error. */
+    void (*polar_tile_k)(const struct tkv_polar_tables *tables, const uint8_t *page, uint32_t D,
+                         uint8_t *tile, float *scale);
+    void (*polar_tile_v)(const struct tkv_polar_tables *tables, const uint8_t *page, uint32_t D,
+                         int8_t *tile, float *scale);
 };
 
 /* Fills the table for a CPU mask: reference first, then overlays from low to high. */
