@@ -1,5 +1,6 @@
-/* What the fuzz targets share. A target reads its input as a stream of small decisions and checks what it did with
- * FUZZ_CHECK; reading past the end gives zeros, so that every input is a valid one. */
+/* What the fuzz targets share. A target reads its input as a stream of small decisions and checks
+ * what it did with FUZZ_CHECK; reading past the end gives zeros, so that every input is a valid
+ * one. */
 #ifndef FUZZ_H
 #define FUZZ_H
 
@@ -31,7 +32,8 @@ float fuzz_uniform(uint64_t *state); /* [-1, 1) */
 /* malloc that never returns NULL; exact sizes, so that a sanitizer sees every over-read. */
 void *fuzz_alloc(size_t bytes);
 
-/* A context with these CPU levels, memory checked: freeing with another size than was asked for is a failure. */
+/* A context with these CPU levels, memory checked: freeing with another size than was asked for is
+ * a failure. */
 tkv_context *fuzz_context(uint32_t cpu_mask);
 
 _Noreturn void fuzz_fail(const char *file, int line, const char *what);

@@ -1,8 +1,9 @@
 /* Cache operations against a naive model: an array that remembers which row was written where.
  *
- * Rows come from a seed, so the model keeps 8 bytes a row. What a cache reads back must be the row, exactly while
- * the spec keeps it exact and within the codec's error otherwise: a wrong row has a relative error of about 1.4.
- * Attention is compared with a plain softmax over the rows that the cache itself reads back. */
+ * Rows come from a seed, so the model keeps 8 bytes a row. What a cache reads back must be the row,
+ * exactly while the spec keeps it exact and within the codec's error otherwise: a wrong row has a
+ * relative error of about 1.4. Attention is compared with a plain softmax over the rows that the
+ * cache itself reads back. */
 #include <math.h>
 #include <stdbool.h>
 #include <stdlib.h>
@@ -356,7 +357,8 @@ static void op_check(struct machine *m, struct fuzz_input *in)
 
 /* --- a run --- */
 
-/* The error that this codec may make in a row: from its bits, at a head size where its scales weigh little. */
+/* The error that this codec may make in a row: from its bits, at a head size where its scales weigh
+ * little. */
 static double error_bound(tkv_codec codec, tkv_kind kind)
 {
     tkv_codec f16;

@@ -1,5 +1,6 @@
-/* Page decode: any bytes are safe to decode, and decode to the same floats on every CPU level. What was decoded can
- * be encoded again, to the same bytes on every CPU level, and stays put where the codec promises that. */
+/* Page decode: any bytes are safe to decode, and decode to the same floats on every CPU level. What
+ * was decoded can be encoded again, to the same bytes on every CPU level, and stays put where the
+ * codec promises that. */
 #include <math.h>
 #include <stdbool.h>
 #include <stdlib.h>

@@ -1,4 +1,5 @@
-/* Spec text: whatever it is, it parses or is refused with one line; what parses prints and parses back. */
+/* Spec text: whatever it is, it parses or is refused with one line; what parses prints and parses
+ * back. */
 #include <stdlib.h>
 #include <string.h>
 

@@ -1,4 +1,5 @@
-/* Runs a fuzz target over the files of a folder and over some fixed mutations of each: no fuzzer needed.
+/* Runs a fuzz target over the files of a folder and over some fixed mutations of each: no fuzzer
+ * needed.
  *   replay FOLDER */
 #include <dirent.h>
 #include <stdio.h>

@@ -9,7 +9,8 @@
 
 #include "base/alloc.h"
 
-/* Large blocks lie on huge pages where the system has them: attention walks a cache from end to end. */
+/* Large blocks lie on huge pages where the system has them: attention walks a cache from end to
+ * end. */
 static void *libc_alloc(void *user, size_t bytes)
 {
     (void)user;

@@ -1,4 +1,5 @@
-/* All memory goes through here: the caller's allocator, or the C library's. Blocks are aligned to 64. */
+/* All memory goes through here: the caller's allocator, or the C library's. Blocks are aligned to
+ * 64. */
 #ifndef TKV_ALLOC_H
 #define TKV_ALLOC_H
 

@@ -4,8 +4,9 @@
 
 #include "tightkv/tightkv.h"
 
-/* Calls fn(arg, item, ith) once for every item in [0, n_items), on up to executor->n_threads threads; ith says
- * whose scratch to use (0 <= ith < n_threads). Items must not depend on each other. */
+/* Calls fn(arg, item, ith) once for every item in [0, n_items), on up to executor->n_threads
+ * threads; ith says whose scratch to use (0 <= ith < n_threads). Items must not depend on each
+ * other. */
 void tkv_parallel(const tkv_executor *executor, size_t n_items,
                   void (*fn)(void *arg, size_t item, uint32_t ith), void *arg);
 

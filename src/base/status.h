@@ -4,7 +4,8 @@
 
 #include "tightkv/tightkv.h"
 
-/* Writes a line into err (which may be NULL) and returns `status`, so that callers can `return tkv_fail(...)`. */
+/* Writes a line into err (which may be NULL) and returns `status`, so that callers can `return
+ * tkv_fail(...)`. */
 #if defined(__GNUC__)
 __attribute__((format(printf, 3, 4)))
 #endif

@@ -1,5 +1,5 @@
-/* The cache: layers x pages of 64 slots. A page is empty, open (f16 rows of every KV head, K and V) or sealed
- * (coded pages of every KV head). Pages never cross streams. */
+/* The cache: layers x pages of 64 slots. A page is empty, open (f16 rows of every KV head, K and V)
+ * or sealed (coded pages of every KV head). Pages never cross streams. */
 #ifndef TKV_CACHE_H
 #define TKV_CACHE_H
 
@@ -62,11 +62,11 @@ struct tkv_layer {
     size_t *open_pages; /* indices of open pages, unordered */
     size_t n_open, open_capacity;
     uint64_t n_rows[2]; /* rows held, by kind */
-    /* Channel balance of keys: code k / balance, ask with q * balance. [n_kv_heads][k_head_dim]; NULL until the
-     * first page seals. */
+    /* Channel balance of keys: code k / balance, ask with q * balance. [n_kv_heads][k_head_dim];
+     * NULL until the first page seals. */
     float *balance;
-    float *
-        q_square; /* sums of squared query values, until balance is known. [n_kv_heads][k_head_dim] */
+    /* Sums of squared query values, until balance is known. [n_kv_heads][k_head_dim] */
+    float *q_square;
     uint64_t q_count;
 };
 

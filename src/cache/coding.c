@@ -1,4 +1,5 @@
-/* Between f16 rows and coded pages: balance, rotation, codec. And what is learned from a layer's first page. */
+/* Between f16 rows and coded pages: balance, rotation, codec. And what is learned from a layer's
+ * first page. */
 #include <math.h>
 #include <string.h>
 
@@ -120,8 +121,9 @@ static void channel_deviation(const uint16_t *rows, uint64_t valid, uint32_t D, 
     }
 }
 
-/* The noise that a rotation spreads evenly costs least when k is divided by sqrt(deviation(k) / rms(q)):
- * minimise sum_c q_c^2 s_c^2 * sum_c d_c^2 / s_c^2 over s. Kept within 2^+-6 of the median. */
+/* The noise that a rotation spreads evenly costs least when k is divided by sqrt(deviation(k) /
+ * rms(q)): minimise sum_c q_c^2 s_c^2 * sum_c d_c^2 / s_c^2 over s. Kept within 2^+-6 of the
+ * median. */
 static void balance_head(const float *deviation, const float *q_square, uint64_t q_count,
                          uint32_t D, float *balance)
 {

@@ -1,5 +1,5 @@
-/* Records of one size, carved from slabs: sealing page after page then yields neighbouring memory, and
- * what one page gives back the next one takes. */
+/* Records of one size, carved from slabs: sealing page after page then yields neighbouring memory,
+ * and what one page gives back the next one takes. */
 #ifndef TKV_POOL_H
 #define TKV_POOL_H
 

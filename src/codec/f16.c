@@ -1,4 +1,5 @@
-/* f16 and bf16: the exact codec and its wider-range cousin. A page is [64 tokens][D] of two bytes a value. */
+/* f16 and bf16: the exact codec and its wider-range cousin. A page is [64 tokens][D] of two bytes a
+ * value. */
 #include "base/half.h"
 #include "codec/codec.h"
 

@@ -1,4 +1,5 @@
-/* CPU levels on x86-64: every instruction of a level and the operating system's saving of its registers. */
+/* CPU levels on x86-64: every instruction of a level and the operating system's saving of its
+ * registers. */
 #include "cpu/features.h"
 #include "tightkv/tightkv.h"
 

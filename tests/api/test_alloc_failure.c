@@ -1,7 +1,8 @@
-/* No memory, at every allocation in turn: a scenario of every call that allocates is run with the n-th allocation
- * failing, for every n until nothing fails any more. A call that fails says TKV_ERR_NOMEM, leaves its outputs alone
- * and loses nothing: called again with memory at hand it succeeds, and everything ends as in a run without failure.
- * Nothing leaks, and every block is given back with the size that it was asked for with. */
+/* No memory, at every allocation in turn: a scenario of every call that allocates is run with the
+ * n-th allocation failing, for every n until nothing fails any more. A call that fails says
+ * TKV_ERR_NOMEM, leaves its outputs alone and loses nothing: called again with memory at hand it
+ * succeeds, and everything ends as in a run without failure. Nothing leaks, and every block is
+ * given back with the size that it was asked for with. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -245,7 +246,8 @@ static tkv_status (*const steps[])(struct scenario *) = {
 };
 enum { N_STEPS = sizeof steps / sizeof steps[0] };
 
-/* Runs the scenario, each failed step once more. Returns the number of steps that failed at first. */
+/* Runs the scenario, each failed step once more. Returns the number of steps that failed at first.
+ * */
 static int run(struct scenario *s, const char *spec, size_t fail_at)
 {
     int n_failed = 0;
@@ -302,7 +304,8 @@ static void test_fails_once(void **state)
     free(broken);
 }
 
-/* Memory that never comes back: each step fails or succeeds, and what stands is taken down without a leak. */
+/* Memory that never comes back: each step fails or succeeds, and what stands is taken down without
+ * a leak. */
 static void test_stays_down(void **state)
 {
     struct scenario *s = malloc(sizeof *s);

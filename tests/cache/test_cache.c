@@ -1,5 +1,5 @@
-/* What seals when, what comes back, and what copies and forgets. Random operations against a naive model are in
- * fuzz/cache_ops.c. */
+/* What seals when, what comes back, and what copies and forgets. Random operations against a naive
+ * model are in fuzz/cache_ops.c. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -91,7 +91,8 @@ static void sink_and_tail_stay_exact(void **state)
         put(&f, t, (int32_t)t, t);
         seal(&f);
     }
-    /* page 0 holds the sink; of 512 rows the newest 100 stay: pages 1 to 5 (to slot 384) are due, 6 and 7 are not */
+    /* page 0 holds the sink; of 512 rows the newest 100 stay: pages 1 to 5 (to slot 384) are due, 6
+     * and 7 are not */
     assert_int_equal(stats(&f).n_pages_sealed, 5);
     assert_int_equal(stats(&f).n_pages_open, 3);
     for (uint32_t t = 0; t < 512; t++)
