@@ -22,6 +22,10 @@ llama-quantize llama-tokenize test-llama-archs test-save-load-state test-state-r
 here=$(cd "$(dirname "$0")" && pwd)
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/tightkv
 if [ -n "${LLAMA_CPP_DIR:-}" ]; then
+    if [ ! -e "$LLAMA_CPP_DIR/CMakeLists.txt" ]; then
+        echo "llama.cpp: LLAMA_CPP_DIR=$LLAMA_CPP_DIR is no llama.cpp source tree" >&2
+        exit 2
+    fi
     src=$(cd "$LLAMA_CPP_DIR" && pwd)
     home=$cache/llama.cpp-$(printf %s "$src" | sha1sum | cut -c1-12)
 else
