@@ -69,6 +69,7 @@ struct tkv_worker {
     float *acc[2]; /* plain, rotated: [n_rows][v_head_dim] */
     bool acc_used[2];
     struct tkv_ahead ahead; /* over the next page's bytes */
+    uintptr_t ahead_end;
 };
 
 enum tkv_mask_use {

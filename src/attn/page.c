@@ -11,16 +11,27 @@
 
 void tkv_worker_look_ahead(struct tkv_worker *w, const struct tkv_page *next)
 {
-    w->ahead = (struct tkv_ahead){w->k_tile, w->k_tile, 0};
+    w->ahead = (struct tkv_ahead){(uintptr_t)w->s, 0};
+    w->ahead_end = UINTPTR_MAX;
     if (!next || next->state != TKV_PAGE_SEALED)
         return;
     const struct tkv_layer_codec *codec = w->job->layer->codec[next->klass];
     const size_t bytes = codec[TKV_K].page_bytes + codec[TKV_V].page_bytes;
     const uint8_t *at = tkv_sealed_page(w->job->layer, next->klass, next->record, TKV_K, w->head);
     /* about what the kernels of a page call tkv_step_ahead */
-    const size_t D = w->job->layer->head_dim[TKV_K], n_steps = D + D * w->n_rows / 4;
+    const size_t D = w->job->layer->head_dim[TKV_K],
+                 n_steps = D * ((w->n_rows + 3) / 4) + 16 * (size_t)w->n_rows;
     const size_t step = bytes / n_steps + 1;
-    w->ahead = (struct tkv_ahead){at, at + bytes - LINE, step < LINE ? step : LINE};
+    w->ahead = (struct tkv_ahead){(uintptr_t)at, step < LINE ? step : LINE};
+    w->ahead_end = w->ahead.at + bytes;
+}
+
+/* The cursor for a kernel: one that has reached the end stays there. */
+static struct tkv_ahead *ahead(struct tkv_worker *w)
+{
+    if (w->ahead.at >= w->ahead_end)
+        w->ahead = (struct tkv_ahead){(uintptr_t)w->s, 0};
+    return &w->ahead;
 }
 
 static const struct tkv_kernels *kernels(const struct tkv_worker *w)
@@ -44,7 +55,8 @@ static const float *tile_f32(struct tkv_worker *w, const struct tkv_view *view, 
     float *tile = (float *)(void *)(kind == TKV_K ? w->k_tile : w->v_tile);
     if (view->coded) {
         const struct tkv_codec_ops *ops = layer->codec[view->klass][kind].ops;
-        const struct tkv_codec_env env = tkv_layer_env(w->job->cache, layer, view->klass, kind, w->head);
+        const struct tkv_codec_env env =
+            tkv_layer_env(w->job->cache, layer, view->klass, kind, w->head);
         const uint8_t *page = tkv_sealed_page(layer, view->klass, view->coded, kind, w->head);
         if (ops->tile_f32) {
             ops->tile_f32(&env, page, tile);
@@ -66,7 +78,8 @@ static const float *tile_f32(struct tkv_worker *w, const struct tkv_view *view, 
     return tile;
 }
 
-static const struct tkv_codec_ops *fused_ops(const struct tkv_worker *w, const struct tkv_view *view, tkv_kind kind)
+static const struct tkv_codec_ops *fused_ops(const struct tkv_worker *w,
+                                             const struct tkv_view *view, tkv_kind kind)
 {
     if (!view->coded || (w->job->p->flags & TKV_ATTEND_EXACT))
         return NULL;
@@ -74,18 +87,31 @@ static const struct tkv_codec_ops *fused_ops(const struct tkv_worker *w, const s
     return ops->tile_i8 ? ops : NULL;
 }
 
-static void tile_i8(struct tkv_worker *w, const struct tkv_view *view, tkv_kind kind, struct tkv_tile_i8 *tile)
+static void tile_i8(struct tkv_worker *w, const struct tkv_view *view, tkv_kind kind,
+                    struct tkv_tile_i8 *tile)
 {
     const struct tkv_layer *layer = w->job->layer;
-    const struct tkv_codec_env env = tkv_layer_env(w->job->cache, layer, view->klass, kind, w->head);
+    const struct tkv_codec_env env =
+        tkv_layer_env(w->job->cache, layer, view->klass, kind, w->head);
     const uint8_t *page = tkv_sealed_page(layer, view->klass, view->coded, kind, w->head);
     struct tkv_tile_buf buf = {
         .codes = kind == TKV_K ? w->k_tile : w->v_tile,
         .scale = kind == TKV_K ? w->k_scale : w->v_scale,
         .mean = w->mean,
-        .ahead = &w->ahead,
+        .n_rows = w->n_rows,
+        .ahead = ahead(w),
     };
     layer->codec[view->klass][kind].ops->tile_i8(&env, page, &buf, tile);
+}
+
+static void score_tile(struct tkv_worker *w, const struct tkv_tile_i8 *tile, const int8_t *q)
+{
+    const struct tkv_kernels *k = kernels(w);
+    const uint32_t D = w->job->layer->head_dim[TKV_K];
+    if (tile->turbo_bits)
+        k->turbo_score(tile->codes, D, tile->turbo_bits, q, w->n_rows, w->si, ahead(w));
+    else
+        k->score_i8(tile->codes, q, w->n_rows, D, w->si, ahead(w));
 }
 
 static void scores_i8(struct tkv_worker *w, const struct tkv_view *view)
@@ -99,12 +125,12 @@ static void scores_i8(struct tkv_worker *w, const struct tkv_view *view)
         k->dot(tile.mean, w->q[domain], D, w->n_rows, D, w->bias);
     else
         memset(w->bias, 0, w->n_rows * sizeof(float));
-    k->score_i8(tile.codes, w->q8[domain][0], w->n_rows, D, w->si, &w->ahead);
+    score_tile(w, &tile, w->q8[domain][0]);
     k->scale_scores(w->si, w->q8_scale[domain][0], tile.scale, w->bias, w->n_rows, w->s);
     if (tile.planes < 2)
         return;
     memset(w->bias, 0, w->n_rows * sizeof(float));
-    k->score_i8(tile.codes, w->q8[domain][1], w->n_rows, D, w->si, &w->ahead);
+    score_tile(w, &tile, w->q8[domain][1]);
     k->scale_scores(w->si, w->q8_scale[domain][1], tile.scale, w->bias, w->n_rows, w->s2);
     for (size_t i = 0; i < (size_t)w->n_rows * T; i++)
         w->s[i] += w->s2[i];
@@ -117,7 +143,8 @@ static void scores(struct tkv_worker *w, const struct tkv_view *view)
         return;
     }
     const uint32_t D = w->job->layer->head_dim[TKV_K];
-    const enum tkv_domain domain = view->coded ? tkv_query_domain(w->job->layer, view->klass) : TKV_PLAIN;
+    const enum tkv_domain domain =
+        view->coded ? tkv_query_domain(w->job->layer, view->klass) : TKV_PLAIN;
     kernels(w)->score_f32(tile_f32(w, view, TKV_K), w->q[domain], D, w->n_rows, D, w->s);
 }
 
@@ -149,7 +176,7 @@ static void mask_row(const struct tkv_worker *w, uint32_t row)
 /* Logits to weights relative to the running maxima, for rows of queries that see something of the page. */
 static void weights_of(struct tkv_worker *w, uint32_t first, uint32_t n)
 {
-    kernels(w)->softmax(w->s + (size_t)first * T, w->state + first, n);
+    kernels(w)->softmax(w->s + (size_t)first * T, w->state + first, n, ahead(w));
     for (uint32_t r = first; r < first + n; r++)
         if (w->state[r].fix != 1.0f)
             rescale(w, r, w->state[r].fix);
@@ -188,12 +215,20 @@ static void add_mean(struct tkv_worker *w, const float *mean, float *acc)
     }
 }
 
+static void sum_tile(struct tkv_worker *w, const struct tkv_tile_i8 *tile, float *acc)
+{
+    const struct tkv_kernels *k = kernels(w);
+    const uint32_t D = w->job->layer->head_dim[TKV_V];
+    if (tile->turbo_bits)
+        k->turbo_wsum(tile->codes, D, tile->turbo_bits, w->w, w->w_scale, w->n_rows, acc, ahead(w));
+    else
+        k->wsum_i8(tile->codes, w->w, w->w_scale, w->n_rows, D, acc, ahead(w));
+}
+
 /* The weights that 8 bits leave over, all >= 0: first codes are taken half a step low, so that the rest never
  * turns negative. */
 static void two_planes(struct tkv_worker *w, const struct tkv_tile_i8 *tile, float *acc)
 {
-    const struct tkv_kernels *k = kernels(w);
-    const uint32_t D = w->job->layer->head_dim[TKV_V];
     float ones[T], x[T];
     for (uint32_t t = 0; t < T; t++)
         ones[t] = 1.0f;
@@ -209,11 +244,11 @@ static void two_planes(struct tkv_worker *w, const struct tkv_tile_i8 *tile, flo
                 x[t] = low > 0 ? low : 0;
             }
             uint8_t *codes = w->w + (size_t)r * T;
-            k->quantize_weights(x, ones, 1, codes, &w->w_scale[r]);
+            kernels(w)->quantize_weights(x, ones, 1, codes, &w->w_scale[r], ahead(w));
             for (uint32_t t = 0; t < T; t++)
                 p[t] -= w->w_scale[r] * (float)codes[t];
         }
-        k->wsum_i8(tile->codes, w->w, w->w_scale, w->n_rows, D, acc, &w->ahead);
+        sum_tile(w, tile, acc);
     }
 }
 
@@ -227,8 +262,8 @@ static void values_i8(struct tkv_worker *w, const struct tkv_view *view, float *
         two_planes(w, &tile, acc);
         return;
     }
-    kernels(w)->quantize_weights(w->s, tile.scale, w->n_rows, w->w, w->w_scale);
-    kernels(w)->wsum_i8(tile.codes, w->w, w->w_scale, w->n_rows, w->job->layer->head_dim[TKV_V], acc, &w->ahead);
+    kernels(w)->quantize_weights(w->s, tile.scale, w->n_rows, w->w, w->w_scale, ahead(w));
+    sum_tile(w, &tile, acc);
 }
 
 static bool holds_nonfinite(const struct tkv_worker *w, const struct tkv_view *view)

@@ -18,6 +18,15 @@
 #define TKV_HOLD(x) ((void)0)
 #endif
 
+/* Before a loop of at most 8 turns: unrolled, so that its variable is a constant in each. */
+#if defined(__clang__)
+#define TKV_UNROLL _Pragma("unroll")
+#elif defined(__GNUC__)
+#define TKV_UNROLL _Pragma("GCC unroll 8")
+#else
+#define TKV_UNROLL
+#endif
+
 /* Asks for the cache line at p, whatever p is. */
 #if defined(__GNUC__)
 #define TKV_PREFETCH(p) __builtin_prefetch(p)

@@ -33,16 +33,18 @@ enum tkv_tile_form {
 
 /* What a page looks like to the i8 attention. */
 struct tkv_tile_i8 {
-    const void *codes;  /* the tile: `buf` as filled, or the page's own bytes */
-    const float *scale; /* [64], one a token */
-    const float *mean;  /* [D] added to every token, or NULL */
-    uint32_t planes;    /* 1: queries and weights of 8 bits do; 2: it needs 16 */
+    const void *codes;   /* the tile: `buf` as filled, or the page's own bytes */
+    uint32_t turbo_bits; /* not 0: no tile, but turbo codes of this width */
+    const float *scale;  /* [64], one a token */
+    const float *mean;   /* [D] added to every token, or NULL */
+    uint32_t planes;     /* 1: queries and weights of 8 bits do; 2: it needs 16 */
 };
 
 struct tkv_tile_buf {
     uint8_t *codes;          /* [64 * D], 64-byte aligned */
     float *scale;            /* [64] */
     float *mean;             /* [D] */
+    uint32_t n_rows;         /* that the tile is for */
     struct tkv_ahead *ahead; /* for the kernels */
 };
 

@@ -30,6 +30,9 @@
 /* Rows of this rms and more keep their norm whatever the kind: a longer row might leave f16's range. */
 #define GAIN_MAX 4096.0f
 
+/* Up to here decoding codes once for each block of rows is faster than a tile in memory. */
+#define FEW_ROWS 8
+
 /* Settling a row takes two rounds, seldom three. */
 #define MAX_ROUNDS 8
 
@@ -221,25 +224,30 @@ static void encode(const struct tkv_codec_env *env, uint32_t bits, float *x, uin
     memcpy(page + scales_at(bits, D), r.scale, sizeof r.scale);
 }
 
-/* Fills tile and scales (those include the step) from a page. */
-static void open_page(const struct tkv_codec_env *env, uint32_t bits, const uint8_t *page,
-                      uint8_t *tile, float *scale, struct tkv_ahead *ahead)
+/* The scales, times the step. */
+static void read_scales(const struct tkv_codec_env *env, uint32_t bits, const uint8_t *page,
+                        float *scale)
 {
-    const uint32_t D = env->head_dim;
-    env->kernels->f16_to_f32(page + scales_at(bits, D), scale, TOKENS);
+    env->kernels->f16_to_f32(page + scales_at(bits, env->head_dim), scale, TOKENS);
     for (size_t t = 0; t < TOKENS; t++)
         scale[t] *= tkv_turbo_step(bits) * TKV_TURBO_SCALE_UNIT;
+}
+
+static void read_tile(const struct tkv_codec_env *env, uint32_t bits, const uint8_t *page,
+                      uint8_t *tile, struct tkv_ahead *ahead)
+{
     if (env->kind == TKV_K)
-        env->kernels->turbo_tile_k(page, D, bits, tile, ahead);
+        env->kernels->turbo_tile_k(page, env->head_dim, bits, tile, ahead);
     else
-        env->kernels->turbo_tile_v(page, D, bits, (int8_t *)tile, ahead);
+        env->kernels->turbo_tile_v(page, env->head_dim, bits, (int8_t *)tile, ahead);
 }
 
 static void decode(const struct tkv_codec_env *env, uint32_t bits, const uint8_t *page, float *x)
 {
     _Alignas(64) uint8_t tile[TOKENS * TKV_MAX_HEAD_DIM];
     float scale[TOKENS];
-    open_page(env, bits, page, tile, scale, &(struct tkv_ahead){page, page, 0});
+    read_scales(env, bits, page, scale);
+    read_tile(env, bits, page, tile, &(struct tkv_ahead){(uintptr_t)page, 0});
     env->kernels->tile_to_rows(tile, env->head_dim, env->kind, scale, x);
 }
 
@@ -305,8 +313,14 @@ static void decode_centred(const struct tkv_codec_env *env, uint32_t bits, const
 static void tile_i8(const struct tkv_codec_env *env, uint32_t bits, const uint8_t *page,
                     struct tkv_tile_buf *buf, struct tkv_tile_i8 *out)
 {
-    open_page(env, bits, page, buf->codes, buf->scale, buf->ahead);
-    *out = (struct tkv_tile_i8){.codes = buf->codes, .scale = buf->scale, .planes = 1};
+    read_scales(env, bits, page, buf->scale);
+    *out = (struct tkv_tile_i8){.codes = page, .scale = buf->scale, .planes = 1};
+    if (buf->n_rows <= FEW_ROWS && env->kernels->turbo_score) {
+        out->turbo_bits = bits;
+        return;
+    }
+    read_tile(env, bits, page, buf->codes, buf->ahead);
+    out->codes = buf->codes;
 }
 
 /* Operations that know only the page: one set for each width, plain and centred. */

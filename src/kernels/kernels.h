@@ -26,11 +26,11 @@ struct tkv_softmax_row {
 
 /* Memory that is needed next. It answers about as fast as a page is computed, so the two must
  * overlap; but only a dozen lines can be under way at once, and asking for more stalls. So the
- * kernels of a page ask for it bit by bit while they compute. `at` stays within memory that is
- * there; nothing to fetch: at == last. */
+ * kernels of a page ask for it bit by bit while they compute. Any address will do: asking for
+ * memory that is not there does nothing. */
 struct tkv_ahead {
-    const uint8_t *at, *last; /* where the cursor is; where it stays */
-    size_t step;              /* bytes a call of tkv_step_ahead (ahead.h), at most a line */
+    uintptr_t at;
+    size_t step; /* bytes from one call of tkv_step_ahead (ahead.h) to the next, at most a line */
 };
 
 struct tkv_polar_tables; /* format/polar.h */
@@ -85,12 +85,13 @@ struct tkv_kernels {
      * hidden logit is -INFINITY and becomes 0. Updates m and l of rows[r], sets its fix. If all
      * are hidden and m is -INFINITY, everything becomes 0 and fix 1. A NaN logit makes l a NaN.
      * exp: exp_poly.h. */
-    void (*softmax)(float *s, struct tkv_softmax_row *rows, uint32_t n_rows);
+    void (*softmax)(float *s, struct tkv_softmax_row *rows, uint32_t n_rows,
+                    struct tkv_ahead *ahead);
     /* u8 weights of each row: x[t] = p[r][t] * vscale[t]; w[r][t] = round(x[t] * (255 / max x)),
      * to nearest even. wscale[r] = max x / 255, 0 when max x is below 2^-100. All inputs >= 0; a
      * NaN weighs nothing. */
     void (*quantize_weights)(const float *p, const float *vscale, uint32_t n_rows, uint8_t *w,
-                             float *wscale);
+                             float *wscale, struct tkv_ahead *ahead);
     /* s8 query row: codes[d] = round(x[d] * (127 / max|x|)), *sum = sum of codes; returns the
      * scale max|x| / 127, 0 when max|x| is below 2^-100. A row with a NaN or an infinity gets
      * codes 0 and a scale that is one. */
@@ -115,6 +116,12 @@ struct tkv_kernels {
                          struct tkv_ahead *ahead);
     void (*turbo_tile_v)(const uint8_t *codes, uint32_t D, uint32_t bits, int8_t *tile,
                          struct tkv_ahead *ahead);
+    /* What turbo_tile_k and score_i8, turbo_tile_v and wsum_i8 give, without a tile between them;
+     * best for few rows. NULL where there is nothing to gain. */
+    void (*turbo_score)(const uint8_t *codes, uint32_t D, uint32_t bits, const int8_t *q,
+                        uint32_t n_rows, int32_t *s, struct tkv_ahead *ahead);
+    void (*turbo_wsum)(const uint8_t *codes, uint32_t D, uint32_t bits, const uint8_t *w,
+                       const float *wscale, uint32_t n_rows, float *acc, struct tkv_ahead *ahead);
     /* Codes in tile order, one a byte, to page codes. */
     void (*turbo_pack)(const uint8_t *tile, uint32_t D, tkv_kind kind, uint32_t bits,
                        uint8_t *codes);

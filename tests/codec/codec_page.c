@@ -127,7 +127,8 @@ void test_page_init(struct test_page *p, const struct tkv_codec_ops *ops,
     p->buf.codes = aligned_alloc(64, n);
     p->buf.scale = aligned_alloc(64, TOKENS * sizeof(float));
     p->buf.mean = aligned_alloc(64, D * sizeof(float));
-    p->ahead = (struct tkv_ahead){p->page, p->page, 0};
+    p->ahead = (struct tkv_ahead){(uintptr_t)p->page, 0};
+    p->buf.n_rows = TOKENS;
     p->buf.ahead = &p->ahead;
     p->sign = malloc(D * sizeof(float));
     const size_t scratch = ops->scratch_bytes ? ops->scratch_bytes(D) : 0;

@@ -14,7 +14,8 @@ struct check {
     struct tkv_kernels ref;
     struct tkv_kernels now; /* of the level under test; the reference itself on the first round */
     const char *level;
-    const char *only; /* --test: part of a kernel's name, or NULL */
+    const char *only;       /* --test: part of a kernel's name, or NULL */
+    struct tkv_ahead ahead; /* for kernels that want one */
     bool bench;
     bool is_ref;
     uint64_t rng;

@@ -22,14 +22,16 @@ static void fill_logits(struct check *c, float *s, int fill, int hidden)
 /* The online softmax over a few pages against one in double. */
 static void check_oracle(struct check *c)
 {
-    enum { PAGES = 5 };
+    enum {
+        PAGES = 5
+    };
     static float s[PAGES * TOKENS], p[PAGES * TOKENS];
     struct tkv_softmax_row row = {.m = -INFINITY, .l = 0.0f};
     for (int i = 0; i < PAGES; i++) {
         float *page = p + i * TOKENS;
         fill_logits(c, s + i * TOKENS, FILL_UNIFORM, i == 0 ? 2 : i % 2);
         memcpy(page, s + i * TOKENS, TOKENS * sizeof *page);
-        c->now.softmax(page, &row, 1);
+        c->now.softmax(page, &row, 1, &c->ahead);
         for (int j = 0; j < i * TOKENS; j++)
             p[j] *= row.fix;
     }
@@ -45,7 +47,7 @@ static void check_oracle(struct check *c)
     check_true(c, "softmax", "sum in double", fabs((double)row.l / sum - 1.0) < 1e-6);
     struct tkv_softmax_row one = {.m = -INFINITY};
     float flat[TOKENS] = {0};
-    c->now.softmax(flat, &one, 1);
+    c->now.softmax(flat, &one, 1, &c->ahead);
     check_true(c, "softmax", "exp(0) is 1", flat[0] == 1.0f && one.l == 64.0f && one.fix == 0.0f);
 }
 
@@ -65,8 +67,8 @@ static void check_softmax_step(struct check *c, int fill, int hidden, float m)
     snprintf(what, sizeof what, "%s hidden=%d m=%g", check_fill_name(fill), hidden, (double)m);
     memcpy(want, s, n * 4);
     memcpy(rows_ref, rows, sizeof rows);
-    c->ref.softmax(want, rows_ref, n_rows);
-    c->now.softmax(s, rows, n_rows);
+    c->ref.softmax(want, rows_ref, n_rows, &c->ahead);
+    c->now.softmax(s, rows, n_rows, &c->ahead);
     check_f32(c, "softmax", what, s, want, n);
     check_f32(c, "softmax", what, &rows[0].m, &rows_ref[0].m, (size_t)n_rows * 3);
     check_free(s, n, 4);
@@ -105,8 +107,8 @@ static void check_weights(struct check *c, int fill)
         p[i] = fabsf(p[i]);
     for (size_t t = 0; t < TOKENS; t++)
         vscale[t] = fabsf(vscale[t]);
-    c->ref.quantize_weights(p, vscale, n_rows, want, scale_ref);
-    c->now.quantize_weights(p, vscale, n_rows, w, scale);
+    c->ref.quantize_weights(p, vscale, n_rows, want, scale_ref, &c->ahead);
+    c->now.quantize_weights(p, vscale, n_rows, w, scale, &c->ahead);
     check_bytes(c, "quantize_weights", check_fill_name(fill), w, want, n);
     check_f32(c, "quantize_weights", check_fill_name(fill), scale, scale_ref, n_rows);
     if (fill != FILL_BIG && fill != FILL_NAN) /* big overflows: the scale is infinite */
@@ -149,6 +151,7 @@ struct row_args {
     int32_t si[4 * TOKENS];
     uint8_t w[BENCH_ROWS][TOKENS];
     struct tkv_softmax_row rows[BENCH_ROWS];
+    struct tkv_ahead ahead;
     int8_t codes[128];
     const struct tkv_kernels *k;
 };
@@ -158,13 +161,13 @@ static void softmax(void *arg)
     struct row_args *a = arg;
     for (int i = 0; i < BENCH_ROWS; i++)
         a->rows[i] = (struct tkv_softmax_row){.m = 1.0f, .l = 1.0f};
-    a->k->softmax(a->s[0], a->rows, BENCH_ROWS);
+    a->k->softmax(a->s[0], a->rows, BENCH_ROWS, &a->ahead);
 }
 
 static void weights(void *arg)
 {
     struct row_args *a = arg;
-    a->k->quantize_weights(a->s[0], a->scale, BENCH_ROWS, a->w[0], a->wscale);
+    a->k->quantize_weights(a->s[0], a->scale, BENCH_ROWS, a->w[0], a->wscale, &a->ahead);
 }
 
 static void scale_scores(void *arg)
@@ -185,6 +188,7 @@ static void bench(struct check *c)
     struct row_args *a = aligned_alloc(64, (sizeof *a + 63) / 64 * 64);
     memset(a, 0, sizeof *a);
     a->k = &c->now;
+    a->ahead = c->ahead;
     check_fill(c, a->s[0], BENCH_ROWS * TOKENS, FILL_UNIFORM);
     check_fill(c, a->scale, TOKENS, FILL_UNIFORM);
     check_fill(c, a->x, 128, FILL_UNIFORM);

@@ -35,6 +35,7 @@ static void run_level(struct check *c, const struct level *level)
 int main(int argc, char **argv)
 {
     struct check c = {.rng = (uint64_t)time(NULL)};
+    c.ahead.at = (uintptr_t)&c;
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--bench") == 0)
             c.bench = true;

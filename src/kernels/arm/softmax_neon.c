@@ -3,9 +3,8 @@
 #include <arm_neon.h>
 #include <math.h>
 
-#include "base/compiler.h"
+#include "kernels/ahead.h"
 #include "kernels/exp_poly.h"
-#include "kernels/kernels.h"
 
 #define TOKENS TKV_PAGE_TOKENS
 
@@ -69,10 +68,14 @@ TKV_INLINE void softmax_row(float *restrict s, struct tkv_softmax_row *restrict 
     row->m = m;
 }
 
-static void softmax_neon(float *restrict s, struct tkv_softmax_row *restrict rows, uint32_t n_rows)
+static void softmax_neon(float *restrict s, struct tkv_softmax_row *restrict rows, uint32_t n_rows,
+                         struct tkv_ahead *ahead)
 {
-    for (size_t r = 0; r < n_rows; r++)
+    for (size_t r = 0; r < n_rows; r++) {
         softmax_row(s + r * TOKENS, &rows[r]);
+        for (int i = 0; i < TKV_STEPS_OF_ROW; i++)
+            tkv_step_ahead(ahead);
+    }
 }
 
 TKV_INLINE float quantize_weights_row(const float *restrict p, const float *restrict vscale,
@@ -94,10 +97,14 @@ TKV_INLINE float quantize_weights_row(const float *restrict p, const float *rest
 }
 
 static void quantize_weights_neon(const float *restrict p, const float *restrict vscale,
-                                  uint32_t n_rows, uint8_t *restrict w, float *restrict wscale)
+                                  uint32_t n_rows, uint8_t *restrict w, float *restrict wscale,
+                                  struct tkv_ahead *ahead)
 {
-    for (size_t r = 0; r < n_rows; r++)
+    for (size_t r = 0; r < n_rows; r++) {
         wscale[r] = quantize_weights_row(p + r * TOKENS, vscale, w + r * TOKENS);
+        for (int i = 0; i < TKV_STEPS_OF_ROW; i++)
+            tkv_step_ahead(ahead);
+    }
 }
 
 static float quantize_row_i8_neon(const float *restrict x, uint32_t D, int8_t *restrict codes,

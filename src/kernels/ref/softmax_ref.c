@@ -64,8 +64,10 @@ static void softmax_row(float *restrict s, struct tkv_softmax_row *restrict row)
     row->m = m;
 }
 
-static void softmax_ref(float *restrict s, struct tkv_softmax_row *restrict rows, uint32_t n_rows)
+static void softmax_ref(float *restrict s, struct tkv_softmax_row *restrict rows, uint32_t n_rows,
+                        struct tkv_ahead *ahead)
 {
+    (void)ahead;
     for (size_t r = 0; r < n_rows; r++)
         softmax_row(s + r * TOKENS, &rows[r]);
 }
@@ -77,7 +79,7 @@ static uint32_t nearest_bits(float x)
 }
 
 static float quantize_weights_row(const float *restrict p, const float *restrict vscale,
-                                      uint8_t *restrict w)
+                                  uint8_t *restrict w)
 {
     float x[TOKENS], max = 0.0f;
     for (size_t t = 0; t < TOKENS; t++) {
@@ -92,8 +94,10 @@ static float quantize_weights_row(const float *restrict p, const float *restrict
 }
 
 static void quantize_weights_ref(const float *restrict p, const float *restrict vscale,
-                                 uint32_t n_rows, uint8_t *restrict w, float *restrict wscale)
+                                 uint32_t n_rows, uint8_t *restrict w, float *restrict wscale,
+                                 struct tkv_ahead *ahead)
 {
+    (void)ahead;
     for (size_t r = 0; r < n_rows; r++)
         wscale[r] = quantize_weights_row(p + r * TOKENS, vscale, w + r * TOKENS);
 }

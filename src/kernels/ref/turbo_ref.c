@@ -103,6 +103,8 @@ void tkv_turbo_ref(struct tkv_kernels *k)
     k->turbo_dots = turbo_dots_ref;
     k->turbo_tile_k = turbo_tile_k_ref;
     k->turbo_tile_v = turbo_tile_v_ref;
+    k->turbo_score = NULL;
+    k->turbo_wsum = NULL;
     k->turbo_pack = turbo_pack_ref;
     k->turbo_codes = turbo_codes_ref;
 }

@@ -3,9 +3,8 @@
 #include <immintrin.h>
 #include <math.h>
 
-#include "base/compiler.h"
+#include "kernels/ahead.h"
 #include "kernels/exp_poly.h"
-#include "kernels/kernels.h"
 
 #define TOKENS TKV_PAGE_TOKENS
 
@@ -84,10 +83,14 @@ TKV_INLINE void softmax_row(float *restrict s, struct tkv_softmax_row *restrict 
     row->m = m;
 }
 
-static void softmax_avx2(float *restrict s, struct tkv_softmax_row *restrict rows, uint32_t n_rows)
+static void softmax_avx2(float *restrict s, struct tkv_softmax_row *restrict rows, uint32_t n_rows,
+                         struct tkv_ahead *ahead)
 {
-    for (size_t r = 0; r < n_rows; r++)
+    for (size_t r = 0; r < n_rows; r++) {
         softmax_row(s + r * TOKENS, &rows[r]);
+        for (int i = 0; i < TKV_STEPS_OF_ROW; i++)
+            tkv_step_ahead(ahead);
+    }
 }
 
 /* Four registers of integers to 32 bytes, in order; `x` holds values of 8 bits. */
@@ -126,10 +129,14 @@ TKV_INLINE float quantize_weights_row(const float *restrict p, const float *rest
 }
 
 static void quantize_weights_avx2(const float *restrict p, const float *restrict vscale,
-                                  uint32_t n_rows, uint8_t *restrict w, float *restrict wscale)
+                                  uint32_t n_rows, uint8_t *restrict w, float *restrict wscale,
+                                  struct tkv_ahead *ahead)
 {
-    for (size_t r = 0; r < n_rows; r++)
+    for (size_t r = 0; r < n_rows; r++) {
         wscale[r] = quantize_weights_row(p + r * TOKENS, vscale, w + r * TOKENS);
+        for (int i = 0; i < TKV_STEPS_OF_ROW; i++)
+            tkv_step_ahead(ahead);
+    }
 }
 
 TKV_INLINE __m256i fold_max_epi32(__m256i x)

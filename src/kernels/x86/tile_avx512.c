@@ -8,43 +8,13 @@
  *
  * One or two rows alone have too few chains to hide the latency of vpdpbusd: they sum even and
  * odd groups of dims apart, or take 128 channels. */
-#include <immintrin.h>
-#include <string.h>
-
-#include "base/compiler.h"
 #include "kernels/ahead.h"
 #include "kernels/row_blocks.h"
+#include "kernels/x86/dot_avx512.h"
 
 #define TOKENS TKV_PAGE_TOKENS
 
 void tkv_tile_avx512(struct tkv_kernels *k);
-
-/* Four bytes in every 32-bit lane. */
-TKV_INLINE __m512i broadcast4(const void *p)
-{
-    int32_t x;
-    memcpy(&x, p, sizeof x);
-    return _mm512_set1_epi32(x);
-}
-
-/* acc += sums of four products, u unsigned, s signed. By hand because gcc copies the accumulator
- * into a fresh register before its builtin and then runs out of registers. */
-TKV_INLINE void dot4(__m512i *acc, __m512i u, __m512i s)
-{
-    __asm__("vpdpbusd %2, %1, %0" : "+v"(*acc) : "v"(u), "v"(s));
-}
-
-/* -128 * sum of D codes. */
-TKV_INLINE int32_t minus_128_sum(const int8_t *q, uint32_t D)
-{
-    const __m512i offset = _mm512_set1_epi8((char)0x80);
-    __m512i sum = _mm512_setzero_si512();
-    for (uint32_t d = 0; d < D; d += 64) {
-        const __mmask64 live = D - d >= 64 ? ~(__mmask64)0 : ((__mmask64)1 << (D - d)) - 1;
-        sum = _mm512_dpbusd_epi32(sum, offset, _mm512_maskz_loadu_epi8(live, q + d));
-    }
-    return -_mm512_reduce_add_epi32(sum);
-}
 
 /* `chains` (1 or 2) sums run side by side, of the even and of the odd groups of four dims. */
 TKV_INLINE void score_i8_rows(const uint8_t *tile, const int8_t *q, uint32_t D, int32_t *s,
@@ -53,7 +23,7 @@ TKV_INLINE void score_i8_rows(const uint8_t *tile, const int8_t *q, uint32_t D, 
     __m512i acc[2][6][4];
     int32_t offset[6];
     for (int r = 0; r < rows; r++)
-        offset[r] = minus_128_sum(q + (size_t)r * D, D);
+        offset[r] = tkv_minus_128_sum(q + (size_t)r * D, D);
     for (int r = 0; r < rows; r++)
         for (int b = 0; b < 4; b++)
             acc[0][r][b] = acc[1][r][b] = _mm512_setzero_si512();
@@ -65,9 +35,9 @@ TKV_INLINE void score_i8_rows(const uint8_t *tile, const int8_t *q, uint32_t D, 
                 TKV_HOLD(codes[b]);
             }
             for (int r = 0; r < rows; r++) {
-                const __m512i qr = broadcast4(q + (size_t)r * D + d + 4 * i);
+                const __m512i qr = tkv_broadcast4(q + (size_t)r * D + d + 4 * i);
                 for (int b = 0; b < 4; b++)
-                    dot4(&acc[i][r][b], codes[b], qr);
+                    tkv_dot4(&acc[i][r][b], codes[b], qr);
                 if (r % 2 == 0)
                     tkv_step_ahead(ahead);
             }
@@ -87,7 +57,7 @@ static void score_i8_avx512(const uint8_t *restrict tile, const int8_t *restrict
     for (uint32_t r = 0, n; r < n_rows; r += n) {
         n = tkv_row_block(n_rows - r);
 #define BODY(rows)                                                                                 \
-    score_i8_rows(tile, q + (size_t)r * D, D, s + (size_t)r * TOKENS, rows, (rows) <= 2 ? 2 : 1,  \
+    score_i8_rows(tile, q + (size_t)r * D, D, s + (size_t)r * TOKENS, rows, (rows) <= 2 ? 2 : 1,   \
                   &cursor)
         TKV_SWITCH_ROWS(n, BODY)
 #undef BODY
@@ -110,9 +80,9 @@ TKV_INLINE void wsum_i8_block(const int8_t *tile, const uint8_t *w, const float 
             TKV_HOLD(codes[i]);
         }
         for (int r = 0; r < rows; r++) {
-            const __m512i wr = broadcast4(w + r * TOKENS + t);
+            const __m512i wr = tkv_broadcast4(w + r * TOKENS + t);
             for (size_t i = 0; i < cols; i++)
-                dot4(&sum[r][i], wr, codes[i]);
+                tkv_dot4(&sum[r][i], wr, codes[i]);
             if (r % 2 == 0)
                 tkv_step_ahead(ahead);
         }

@@ -1,112 +1,42 @@
-/* Turbo codes with AVX-512 BW and VBMI: a unit of 64 code bytes is one register, and levels come
- * from byte shuffles of a 16-entry table. At 4 bits that is two shuffles and two stores for 128
- * codes, which is what lets a tile be decoded afresh for every query. Bit-exact with the reference.
- */
+/* Turbo codes with AVX-512 BW and VBMI: a unit of 64 code bytes is one register, which permutations
+ * turn into the levels of two or four groups. Bit-exact with the reference. */
 #include <immintrin.h>
 #include <string.h>
 
-#include "format/turbo.h"
 #include "kernels/ahead.h"
+#include "kernels/x86/turbo_levels_avx512.h"
 
 void tkv_turbo_avx512(struct tkv_kernels *k);
 
-/* Entry i, in every lane: the level of code base + (i >> shift & mask), plus bias. */
-static inline __m512i level_table(uint32_t bits, int bias, uint32_t base, uint32_t shift)
+TKV_INLINE void unpack_width(const uint8_t *restrict codes, struct tkv_turbo_walk walk, uint32_t D,
+                             uint32_t bits, int bias, uint8_t *restrict tile,
+                             struct tkv_ahead *ahead)
 {
-    const int8_t *level = tkv_turbo_levels(bits);
-    const uint32_t mask = bits == 4 ? 15 : 3;
-    _Alignas(16) uint8_t table[16];
-    for (uint32_t i = 0; i < 16; i++)
-        table[i] = (uint8_t)(level[base + (i >> shift & mask)] + bias);
-    return _mm512_broadcast_i32x4(_mm_load_si128((const __m128i *)table));
-}
-
-static inline __m512i high_nibbles(__m512i unit)
-{
-    return _mm512_and_si512(_mm512_srli_epi16(unit, 4), _mm512_set1_epi8(15));
-}
-
-static inline __m512i low_nibbles(__m512i unit)
-{
-    return _mm512_and_si512(unit, _mm512_set1_epi8(15));
-}
-
-TKV_INLINE void unpack4(const uint8_t *restrict codes, struct tkv_turbo_walk walk, int bias,
-                        uint8_t *restrict tile, struct tkv_ahead *ahead)
-{
-    const __m512i table = level_table(4, bias, 0, 0);
-    for (size_t r = 0; r < walk.n_runs; r++, tile += walk.run_step) {
-        uint8_t *out = tile;
-        for (size_t u = 0; u < walk.n_units; u++, codes += 64, out += walk.unit_step) {
-            const __m512i unit = _mm512_loadu_si512(codes);
-            tkv_step_ahead(ahead);
-            _mm512_store_si512(out, _mm512_shuffle_epi8(table, low_nibbles(unit)));
-            _mm512_store_si512(out + walk.group_step,
-                               _mm512_shuffle_epi8(table, high_nibbles(unit)));
-        }
-    }
-}
-
-TKV_INLINE void unpack2(const uint8_t *restrict codes, struct tkv_turbo_walk walk, int bias,
-                        uint8_t *restrict tile, struct tkv_ahead *ahead)
-{
-    const __m512i even = level_table(2, bias, 0, 0), odd = level_table(2, bias, 0, 2);
-    const size_t step = walk.group_step;
-    for (size_t r = 0; r < walk.n_runs; r++, tile += walk.run_step) {
-        uint8_t *out = tile;
-        for (size_t u = 0; u < walk.n_units; u++, codes += 64, out += walk.unit_step) {
-            const __m512i unit = _mm512_loadu_si512(codes);
-            tkv_step_ahead(ahead);
-            const __m512i low = low_nibbles(unit), high = high_nibbles(unit);
-            _mm512_store_si512(out, _mm512_shuffle_epi8(even, low));
-            _mm512_store_si512(out + step, _mm512_shuffle_epi8(odd, low));
-            _mm512_store_si512(out + 2 * step, _mm512_shuffle_epi8(even, high));
-            _mm512_store_si512(out + 3 * step, _mm512_shuffle_epi8(odd, high));
-        }
-    }
-}
-
-/* The third bit chooses between the tables of negative and positive levels. */
-static inline __m512i lookup3(__m512i negative, __m512i positive, __m512i index,
-                              const uint8_t *third)
-{
-    uint64_t mask;
-    memcpy(&mask, third, sizeof mask);
-    return _mm512_mask_shuffle_epi8(_mm512_shuffle_epi8(negative, index), mask, positive, index);
-}
-
-TKV_INLINE void unpack3(const uint8_t *restrict codes, const uint8_t *restrict third,
-                        struct tkv_turbo_walk walk, int bias, uint8_t *restrict tile,
-                        struct tkv_ahead *ahead)
-{
-    const __m512i even0 = level_table(3, bias, 0, 0), odd0 = level_table(3, bias, 0, 2);
-    const __m512i even1 = level_table(3, bias, 4, 0), odd1 = level_table(3, bias, 4, 2);
-    const size_t step = walk.group_step;
+    const struct tkv_levels levels = tkv_levels_avx512(bits, bias);
+    const uint32_t n_groups = tkv_turbo_groups_per_unit(bits);
+    const uint8_t *third = codes + 16 * (size_t)D;
     for (size_t r = 0; r < walk.n_runs; r++, tile += walk.run_step) {
         uint8_t *out = tile;
         for (size_t u = 0; u < walk.n_units; u++, codes += 64, third += 32, out += walk.unit_step) {
-            const __m512i unit = _mm512_loadu_si512(codes);
             tkv_step_ahead(ahead);
-            const __m512i low = low_nibbles(unit), high = high_nibbles(unit);
-            _mm512_store_si512(out, lookup3(even0, even1, low, third));
-            _mm512_store_si512(out + step, lookup3(odd0, odd1, low, third + 8));
-            _mm512_store_si512(out + 2 * step, lookup3(even0, even1, high, third + 16));
-            _mm512_store_si512(out + 3 * step, lookup3(odd0, odd1, high, third + 24));
+            for (uint32_t j = 0; j < n_groups; j++)
+                _mm512_store_si512(out + j * walk.group_step,
+                                   tkv_group_levels(&levels, bits, codes, third, j));
         }
     }
 }
 
-TKV_INLINE void unpack(const uint8_t *restrict codes, uint32_t D, tkv_kind kind, uint32_t bits,
-                       int bias, uint8_t *restrict tile, struct tkv_ahead *ahead)
+static void unpack(const uint8_t *restrict codes, uint32_t D, tkv_kind kind, uint32_t bits,
+                   int bias, uint8_t *restrict tile, struct tkv_ahead *ahead)
 {
     const struct tkv_turbo_walk walk = tkv_turbo_walk(kind, D, bits);
     struct tkv_ahead cursor = *ahead;
     if (bits == 4)
-        unpack4(codes, walk, bias, tile, &cursor);
+        unpack_width(codes, walk, D, 4, bias, tile, &cursor);
     else if (bits == 3)
-        unpack3(codes, codes + 16 * (size_t)D, walk, bias, tile, &cursor);
+        unpack_width(codes, walk, D, 3, bias, tile, &cursor);
     else
-        unpack2(codes, walk, bias, tile, &cursor);
+        unpack_width(codes, walk, D, 2, bias, tile, &cursor);
     *ahead = cursor;
 }
 
