@@ -206,13 +206,13 @@ static void weights(struct tkv_worker *w)
 static void add_mean(struct tkv_worker *w, const float *mean, float *acc)
 {
     const uint32_t D = w->job->layer->head_dim[TKV_V];
-    for (uint32_t r = 0; r < w->n_rows; r++) {
-        float total = 0;
-        for (uint32_t t = 0; t < T; t++)
-            total += w->s[(size_t)r * T + t];
+    float ones[T];
+    for (uint32_t t = 0; t < T; t++)
+        ones[t] = 1.0f;
+    kernels(w)->dot(ones, w->s, T, w->n_rows, T, w->bias);
+    for (uint32_t r = 0; r < w->n_rows; r++)
         for (uint32_t c = 0; c < D; c++)
-            acc[(size_t)r * D + c] += total * mean[c];
-    }
+            acc[(size_t)r * D + c] += w->bias[r] * mean[c];
 }
 
 static void sum_tile(struct tkv_worker *w, const struct tkv_tile_i8 *tile, float *acc)

@@ -10,7 +10,7 @@
  * odd groups of dims apart, or take 128 channels. */
 #include "kernels/ahead.h"
 #include "kernels/row_blocks.h"
-#include "kernels/x86/dot_avx512.h"
+#include "kernels/x86/vnni_avx512.h"
 
 #define TOKENS TKV_PAGE_TOKENS
 

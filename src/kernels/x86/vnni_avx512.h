@@ -1,6 +1,6 @@
 /* Sums of products of bytes with VNNI, for kernels on i8 tiles. */
-#ifndef TKV_DOT_AVX512_H
-#define TKV_DOT_AVX512_H
+#ifndef TKV_VNNI_AVX512_H
+#define TKV_VNNI_AVX512_H
 
 #include <immintrin.h>
 #include <string.h>
