@@ -11,16 +11,20 @@
 
 void tkv_worker_look_ahead(struct tkv_worker *w, const struct tkv_page *next)
 {
-    w->ahead = (struct tkv_ahead){(uintptr_t)w->s, 0};
-    w->ahead_end = UINTPTR_MAX;
-    if (!next || next->state != TKV_PAGE_SEALED)
-        return;
-    const struct tkv_layer_codec *codec = w->job->layer->codec[next->klass];
-    const size_t bytes = codec[TKV_K].page_bytes + codec[TKV_V].page_bytes;
-    const uint8_t *at = tkv_sealed_page(w->job->layer, next->klass, next->record, TKV_K, w->head);
+    const struct tkv_layer *layer = w->job->layer;
+    const size_t D = layer->head_dim[TKV_K];
+    const void *at = w->s;
+    size_t bytes = 0;
+    if (next && next->state == TKV_PAGE_SEALED) {
+        const struct tkv_layer_codec *codec = layer->codec[next->klass];
+        at = tkv_sealed_page(layer, next->klass, next->record, TKV_K, w->head);
+        bytes = codec[TKV_K].page_bytes + codec[TKV_V].page_bytes;
+    } else if (next && next->state == TKV_PAGE_OPEN) {
+        at = tkv_open_rows(layer, next, TKV_K, w->head);
+        bytes = T * D * sizeof(uint16_t); /* V's lie elsewhere */
+    }
     /* about what the kernels of a page call tkv_step_ahead */
-    const size_t D = w->job->layer->head_dim[TKV_K],
-                 n_steps = D * ((w->n_rows + 3) / 4) + 16 * (size_t)w->n_rows;
+    const size_t n_steps = D * ((w->n_rows + 3) / 4) + 16 * (size_t)w->n_rows;
     const size_t step = bytes / n_steps + 1;
     w->ahead = (struct tkv_ahead){(uintptr_t)at, step < LINE ? step : LINE};
     w->ahead_end = w->ahead.at + bytes;
@@ -266,6 +270,14 @@ static void values_i8(struct tkv_worker *w, const struct tkv_view *view, float *
     sum_tile(w, &tile, acc);
 }
 
+static bool some_weigh_nothing(const struct tkv_worker *w)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < (size_t)w->n_rows * T; i++)
+        n += w->s[i] == 0.0f;
+    return n > 0;
+}
+
 static bool holds_nonfinite(const struct tkv_worker *w, const struct tkv_view *view)
 {
     if (view->coded || view->page->state != TKV_PAGE_OPEN)
@@ -294,7 +306,7 @@ static void values(struct tkv_worker *w, const struct tkv_view *view)
     w->acc_used[rotated] = true;
     if (fused_ops(w, view, TKV_V))
         values_i8(w, view, acc);
-    else if (holds_nonfinite(w, view))
+    else if (some_weigh_nothing(w) && holds_nonfinite(w, view))
         wsum_live(w, tile_f32(w, view, TKV_V), acc);
     else
         kernels(w)->wsum_f32(tile_f32(w, view, TKV_V), w->s, w->n_rows, D, acc);
