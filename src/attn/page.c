@@ -43,12 +43,16 @@ static const struct tkv_kernels *kernels(const struct tkv_worker *w)
     return &w->job->cache->ctx->kernels;
 }
 
-/* [64][D] to [D][64]. */
-static void transpose(const float *x, uint32_t D, float *y)
+/* [64][D] to [D][64], 8 tokens at a time so that all of them stay near. */
+static void transpose(const float *restrict x, size_t D, float *restrict y)
 {
-    for (uint32_t c = 0; c < D; c++)
-        for (uint32_t t = 0; t < T; t++)
-            y[c * T + t] = x[t * D + c];
+    for (size_t t = 0; t < T; t += 8)
+        for (size_t c = 0; c < D; c++) {
+            float column[8];
+            for (size_t i = 0; i < 8; i++)
+                column[i] = x[(t + i) * D + c];
+            memcpy(y + c * T + t, column, sizeof column);
+        }
 }
 
 /* The f32 tile of a kind; a page that is neither open nor coded is zeros. */
