@@ -61,7 +61,8 @@ static void run_chunk(struct tkv_worker *w, size_t chunk)
     start_rows(w);
     for (size_t i = first; i < end; i++) {
         const struct tkv_page *page = &job->pages[i];
-        tkv_worker_look_ahead(w, i + 1 < end ? page + 1 : NULL);
+        const bool follows = i + 1 < (job->in_order ? job->n_pages : end);
+        tkv_worker_look_ahead(w, follows ? page + 1 : NULL);
         if (job->shadows && job->shadows[i].record)
             strict_page(w, i, page, job->shadows[i].record);
         else if (tkv_worker_mask(w, i, NULL))
@@ -236,6 +237,7 @@ static void plan(struct tkv_attend_job *job)
     job->n_chunks = (job->n_pages + TKV_CHUNK_PAGES - 1) / TKV_CHUNK_PAGES;
     job->split =
         layer->shape.n_kv_heads * job->n_blocks < 4 * tkv_n_threads(&job->cache->ctx->executor);
+    job->in_order = !job->split || tkv_n_threads(&job->cache->ctx->executor) == 1;
 }
 
 /* The newest pages' queries, for the key balance: until the layer's first page seals. */

@@ -35,7 +35,8 @@ struct tkv_attend_job {
     uint32_t block_queries; /* queries of a block */
     size_t n_blocks;
     size_t n_chunks;
-    bool split; /* each chunk is an item of its own */
+    bool split;    /* each chunk is an item of its own */
+    bool in_order; /* a thread that is through with a chunk goes on to the next */
     struct tkv_page *pages;
     size_t n_pages;
     struct tkv_coding *shadows; /* strict: open pages coded as well, [n_pages], or NULL */
