@@ -62,7 +62,7 @@ static void run_chunk(struct tkv_worker *w, size_t chunk)
     for (size_t i = first; i < end; i++) {
         const struct tkv_page *page = &job->pages[i];
         const bool follows = i + 1 < (job->in_order ? job->n_pages : end);
-        tkv_worker_look_ahead(w, follows ? page + 1 : NULL);
+        tkv_worker_look_ahead(w, page, follows ? page + 1 : NULL);
         if (job->shadows && job->shadows[i].record)
             strict_page(w, i, page, job->shadows[i].record);
         else if (tkv_worker_mask(w, i, NULL))

@@ -97,7 +97,8 @@ uint64_t tkv_exact_bits(const tkv_spec *spec, const struct tkv_page *page, const
                         size_t query);
 
 /* page.c: one page into the running state. The mask must be set. `next` (may be NULL) is the page after it. */
-void tkv_worker_look_ahead(struct tkv_worker *w, const struct tkv_page *next);
+void tkv_worker_look_ahead(struct tkv_worker *w, const struct tkv_page *page,
+                           const struct tkv_page *next);
 void tkv_worker_page(struct tkv_worker *w, const struct tkv_view *view);
 
 #endif

@@ -9,10 +9,25 @@
 
 #define LINE 64
 
-void tkv_worker_look_ahead(struct tkv_worker *w, const struct tkv_page *next)
+static bool is_fused(const struct tkv_worker *w, uint8_t klass, tkv_kind kind)
+{
+    const struct tkv_codec_ops *ops = w->job->layer->codec[klass][kind].ops;
+    return ops->tile_i8 && !(w->job->p->flags & TKV_ATTEND_EXACT);
+}
+
+/* About as often as the kernels of a page call tkv_step_ahead. */
+static size_t count_steps(const struct tkv_worker *w, const struct tkv_page *page)
+{
+    const size_t D = w->job->layer->head_dim[TKV_K], n_rows = w->n_rows;
+    if (page->state == TKV_PAGE_SEALED && is_fused(w, page->klass, TKV_K))
+        return D * ((n_rows + 3) / 4) + 2 * TKV_STEPS_OF_ROW * n_rows;
+    return 4 * D * ((n_rows + 5) / 6) + TKV_STEPS_OF_ROW * n_rows;
+}
+
+void tkv_worker_look_ahead(struct tkv_worker *w, const struct tkv_page *page,
+                           const struct tkv_page *next)
 {
     const struct tkv_layer *layer = w->job->layer;
-    const size_t D = layer->head_dim[TKV_K];
     const void *at = w->s;
     size_t bytes = 0;
     if (next && next->state == TKV_PAGE_SEALED) {
@@ -21,11 +36,9 @@ void tkv_worker_look_ahead(struct tkv_worker *w, const struct tkv_page *next)
         bytes = codec[TKV_K].page_bytes + codec[TKV_V].page_bytes;
     } else if (next && next->state == TKV_PAGE_OPEN) {
         at = tkv_open_rows(layer, next, TKV_K, w->head);
-        bytes = T * D * sizeof(uint16_t); /* V's lie elsewhere */
+        bytes = T * layer->head_dim[TKV_K] * sizeof(uint16_t); /* V's lie elsewhere */
     }
-    /* about what the kernels of a page call tkv_step_ahead */
-    const size_t n_steps = D * ((w->n_rows + 3) / 4) + 16 * (size_t)w->n_rows;
-    const size_t step = bytes / n_steps + 1;
+    const size_t step = bytes / count_steps(w, page) + 1;
     w->ahead = (struct tkv_ahead){(uintptr_t)at, step < LINE ? step : LINE};
     w->ahead_end = w->ahead.at + bytes;
 }
@@ -86,15 +99,6 @@ static const float *tile_f32(struct tkv_worker *w, const struct tkv_view *view, 
     return tile;
 }
 
-static const struct tkv_codec_ops *fused_ops(const struct tkv_worker *w,
-                                             const struct tkv_view *view, tkv_kind kind)
-{
-    if (!view->coded || (w->job->p->flags & TKV_ATTEND_EXACT))
-        return NULL;
-    const struct tkv_codec_ops *ops = w->job->layer->codec[view->klass][kind].ops;
-    return ops->tile_i8 ? ops : NULL;
-}
-
 static void tile_i8(struct tkv_worker *w, const struct tkv_view *view, tkv_kind kind,
                     struct tkv_tile_i8 *tile)
 {
@@ -146,14 +150,14 @@ static void scores_i8(struct tkv_worker *w, const struct tkv_view *view)
 
 static void scores(struct tkv_worker *w, const struct tkv_view *view)
 {
-    if (fused_ops(w, view, TKV_K)) {
+    if (view->coded && is_fused(w, view->klass, TKV_K)) {
         scores_i8(w, view);
         return;
     }
     const uint32_t D = w->job->layer->head_dim[TKV_K];
     const enum tkv_domain domain =
         view->coded ? tkv_query_domain(w->job->layer, view->klass) : TKV_PLAIN;
-    kernels(w)->score_f32(tile_f32(w, view, TKV_K), w->q[domain], D, w->n_rows, D, w->s);
+    kernels(w)->score_f32(tile_f32(w, view, TKV_K), w->q[domain], D, w->n_rows, D, w->s, ahead(w));
 }
 
 static void softcap_row(float *s, float cap)
@@ -308,12 +312,12 @@ static void values(struct tkv_worker *w, const struct tkv_view *view)
     const bool rotated = view->coded && w->job->layer->codec[view->klass][TKV_V].rotates;
     float *acc = w->acc[rotated];
     w->acc_used[rotated] = true;
-    if (fused_ops(w, view, TKV_V))
+    if (view->coded && is_fused(w, view->klass, TKV_V))
         values_i8(w, view, acc);
     else if (some_weigh_nothing(w) && holds_nonfinite(w, view))
         wsum_live(w, tile_f32(w, view, TKV_V), acc);
     else
-        kernels(w)->wsum_f32(tile_f32(w, view, TKV_V), w->s, w->n_rows, D, acc);
+        kernels(w)->wsum_f32(tile_f32(w, view, TKV_V), w->s, w->n_rows, D, acc, ahead(w));
 }
 
 void tkv_worker_page(struct tkv_worker *w, const struct tkv_view *view)

@@ -52,15 +52,11 @@ static void bf16_encode(const struct tkv_codec_env *env, float *x, uint64_t vali
     }
 }
 
-static void bf16_decode(const struct tkv_codec_env *env, const uint8_t *page, float *x)
+static void bf16_decode(const struct tkv_codec_env *env, const uint8_t *restrict page,
+                        float *restrict x)
 {
-    const uint32_t D = env->head_dim;
-    for (size_t t = 0; t < TKV_PAGE_TOKENS; t++) {
-        uint16_t high[TKV_MAX_HEAD_DIM]; /* pages need not be aligned */
-        memcpy(high, page + 2 * t * D, 2 * (size_t)D);
-        for (size_t c = 0; c < D; c++)
-            x[t * D + c] = tkv_bits_f32((uint32_t)high[c] << 16);
-    }
+    for (size_t i = 0; i < (size_t)TKV_PAGE_TOKENS * env->head_dim; i++)
+        x[i] = tkv_bits_f32((uint32_t)tkv_load_half(page + 2 * i) << 16);
 }
 
 const struct tkv_codec_ops tkv_codec_f16 = {

@@ -5,9 +5,6 @@
 #include "base/compiler.h"
 #include "kernels/kernels.h"
 
-/* Steps of a row of 64 tokens in softmax, and in quantize_weights. */
-#define TKV_STEPS_OF_ROW 8
-
 /* Asks for the line at the cursor and moves it on. Kernels call this about every eight cycles, on a copy of
  * their caller's cursor, so that it lives in registers. */
 TKV_INLINE void tkv_step_ahead(struct tkv_ahead *ahead)

@@ -33,6 +33,9 @@ struct tkv_ahead {
     size_t step; /* bytes from one call of tkv_step_ahead (ahead.h) to the next, at most a line */
 };
 
+/* Such calls for a row in softmax, and in quantize_weights. */
+#define TKV_STEPS_OF_ROW 8
+
 struct tkv_polar_tables; /* format/polar.h */
 
 /* Angle codes of 64 rows, not yet in page order. */
@@ -70,9 +73,10 @@ struct tkv_kernels {
                     uint32_t D, float *acc, struct tkv_ahead *ahead);
     /* s[r][t] = sum_d q[r][d] * kt[d][t], fmaf in ascending d. q rows `q_stride` elements apart. */
     void (*score_f32)(const float *kt, const float *q, size_t q_stride, uint32_t n_rows, uint32_t D,
-                      float *s);
+                      float *s, struct tkv_ahead *ahead);
     /* acc[r][c] += sum_t w[r][t] * v[t][c], fmaf in ascending t starting from acc. */
-    void (*wsum_f32)(const float *v, const float *w, uint32_t n_rows, uint32_t D, float *acc);
+    void (*wsum_f32)(const float *v, const float *w, uint32_t n_rows, uint32_t D, float *acc,
+                     struct tkv_ahead *ahead);
     /* out[r] = sum_c a[c] * q[r][c], in the lane order of dot_ref.c. q rows `q_stride` elements
      * apart. */
     void (*dot)(const float *a, const float *q, size_t q_stride, uint32_t n_rows, uint32_t D,

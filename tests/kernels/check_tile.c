@@ -85,13 +85,13 @@ static void wsum_i8(void *arg)
 static void score_f32(void *arg)
 {
     struct tile_args *a = arg;
-    a->k->score_f32(a->kt, a->qf, a->D, a->n_rows, a->D, a->s);
+    a->k->score_f32(a->kt, a->qf, a->D, a->n_rows, a->D, a->s, a->ahead);
 }
 
 static void wsum_f32(void *arg)
 {
     struct tile_args *a = arg;
-    a->k->wsum_f32(a->v, a->wf, a->n_rows, a->D, a->acc);
+    a->k->wsum_f32(a->v, a->wf, a->n_rows, a->D, a->acc, a->ahead);
 }
 
 /* fn on the reference and on the level under test, from the same state; `out` is what it writes. */
@@ -146,8 +146,8 @@ static void check_stride(struct check *c)
     float want[ROWS * 64];
     check_fill(c, kt, D * 64, FILL_UNIFORM);
     check_fill(c, q, n_q, FILL_UNIFORM);
-    c->ref.score_f32(kt, q, STRIDE, ROWS, D, want);
-    c->now.score_f32(kt, q, STRIDE, ROWS, D, s);
+    c->ref.score_f32(kt, q, STRIDE, ROWS, D, want, &c->ahead);
+    c->now.score_f32(kt, q, STRIDE, ROWS, D, s, &c->ahead);
     check_f32(c, "score_f32", "strided queries", s, want, ROWS * 64);
     check_free(kt, D * 64, 4), check_free(q, n_q, 4), check_free(s, ROWS * 64, 4);
 }

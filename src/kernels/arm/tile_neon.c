@@ -111,7 +111,8 @@ static void wsum_i8_neon(const int8_t *restrict tile, const uint8_t *restrict w,
 /* acc[r][j] (+)= sum_i a[r * a_stride + i] * b[i * n_j + j], i ascending, for 16 values of j.
  * Scores are queries times the transposed tile, weighted sums are weights times the tile. */
 TKV_INLINE void multiply_block(const float *a, size_t a_stride, const float *b, size_t n_j,
-                               size_t n, float *acc, int from_acc, int rows)
+                               size_t n, float *acc, int from_acc, int rows,
+                               struct tkv_ahead *ahead)
 {
     float32x4_t sum[6][4];
     for (int r = 0; r < rows; r++)
@@ -124,6 +125,7 @@ TKV_INLINE void multiply_block(const float *a, size_t a_stride, const float *b, 
         for (int r = 0; r < rows; r++)
             for (int j = 0; j < 4; j++)
                 sum[r][j] = vfmaq_n_f32(sum[r][j], x[j], a[(size_t)r * a_stride + i]);
+        tkv_step_ahead(ahead);
     }
     for (int r = 0; r < rows; r++)
         for (int j = 0; j < 4; j++)
@@ -131,34 +133,40 @@ TKV_INLINE void multiply_block(const float *a, size_t a_stride, const float *b, 
 }
 
 TKV_INLINE void multiply_rows(const float *a, size_t a_stride, const float *b, size_t n_j, size_t n,
-                              float *acc, int from_acc, int rows)
+                              float *acc, int from_acc, int rows, struct tkv_ahead *ahead)
 {
     for (size_t j = 0; j < n_j; j += 16)
-        multiply_block(a, a_stride, b + j, n_j, n, acc + j, from_acc, rows);
+        multiply_block(a, a_stride, b + j, n_j, n, acc + j, from_acc, rows, ahead);
 }
 
 static void score_f32_neon(const float *restrict kt, const float *restrict q, size_t q_stride,
-                           uint32_t n_rows, uint32_t D, float *restrict s)
+                           uint32_t n_rows, uint32_t D, float *restrict s, struct tkv_ahead *ahead)
 {
+    struct tkv_ahead cursor = *ahead;
     for (uint32_t r = 0, n; r < n_rows; r += n) {
         n = tkv_row_block(n_rows - r);
 #define BODY(rows)                                                                                 \
-    multiply_rows(q + r * q_stride, q_stride, kt, TOKENS, D, s + (size_t)r * TOKENS, 0, rows)
+    multiply_rows(q + r * q_stride, q_stride, kt, TOKENS, D, s + (size_t)r * TOKENS, 0, rows,      \
+                  &cursor)
         TKV_SWITCH_ROWS(n, BODY)
 #undef BODY
     }
+    *ahead = cursor;
 }
 
 static void wsum_f32_neon(const float *restrict v, const float *restrict w, uint32_t n_rows,
-                          uint32_t D, float *restrict acc)
+                          uint32_t D, float *restrict acc, struct tkv_ahead *ahead)
 {
+    struct tkv_ahead cursor = *ahead;
     for (uint32_t r = 0, n; r < n_rows; r += n) {
         n = tkv_row_block(n_rows - r);
 #define BODY(rows)                                                                                 \
-    multiply_rows(w + (size_t)r * TOKENS, TOKENS, v, D, TOKENS, acc + (size_t)r * D, 1, rows)
+    multiply_rows(w + (size_t)r * TOKENS, TOKENS, v, D, TOKENS, acc + (size_t)r * D, 1, rows,      \
+                  &cursor)
         TKV_SWITCH_ROWS(n, BODY)
 #undef BODY
     }
+    *ahead = cursor;
 }
 
 void tkv_tile_neon(struct tkv_kernels *k)

@@ -39,8 +39,9 @@ static void wsum_i8_ref(const int8_t *restrict tile, const uint8_t *restrict w,
 }
 
 static void score_f32_ref(const float *restrict kt, const float *restrict q, size_t q_stride,
-                          uint32_t n_rows, uint32_t D, float *restrict s)
+                          uint32_t n_rows, uint32_t D, float *restrict s, struct tkv_ahead *ahead)
 {
+    (void)ahead;
     for (size_t r = 0; r < n_rows; r++)
         for (size_t t = 0; t < TOKENS; t++) {
             float sum = 0.0f;
@@ -51,8 +52,9 @@ static void score_f32_ref(const float *restrict kt, const float *restrict q, siz
 }
 
 static void wsum_f32_ref(const float *restrict v, const float *restrict w, uint32_t n_rows,
-                         uint32_t D, float *restrict acc)
+                         uint32_t D, float *restrict acc, struct tkv_ahead *ahead)
 {
+    (void)ahead;
     for (size_t r = 0; r < n_rows; r++)
         for (size_t c = 0; c < D; c++) {
             float sum = acc[r * D + c];

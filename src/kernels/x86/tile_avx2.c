@@ -140,7 +140,7 @@ static void wsum_i8_avx2(const int8_t *restrict tile, const uint8_t *restrict w,
  * tile. */
 TKV_INLINE void multiply_block(const float *a, size_t a_stride, const float *b, size_t b_stride,
                                size_t n, float *acc, size_t acc_stride, int from_acc, int rows,
-                               size_t cols)
+                               size_t cols, struct tkv_ahead *ahead)
 {
     __m256 sum[6][8];
     for (int r = 0; r < rows; r++)
@@ -159,6 +159,7 @@ TKV_INLINE void multiply_block(const float *a, size_t a_stride, const float *b, 
             for (size_t j = 0; j < cols; j++)
                 sum[r][j] = _mm256_fmadd_ps(ar, x[j], sum[r][j]);
         }
+        tkv_step_ahead(ahead);
     }
     for (int r = 0; r < rows; r++)
         for (size_t j = 0; j < cols; j++)
@@ -168,42 +169,48 @@ TKV_INLINE void multiply_block(const float *a, size_t a_stride, const float *b, 
 /* All n_j columns (a multiple of 16). Few rows take more columns at a time, for enough
  * independent chains. */
 TKV_INLINE void multiply_rows(const float *a, size_t a_stride, const float *b, size_t n_j, size_t n,
-                              float *acc, int from_acc, int rows)
+                              float *acc, int from_acc, int rows, struct tkv_ahead *ahead)
 {
     size_t j = 0;
     if (rows == 1)
         for (; j + 64 <= n_j; j += 64)
-            multiply_block(a, a_stride, b + j, n_j, n, acc + j, n_j, from_acc, rows, 8);
+            multiply_block(a, a_stride, b + j, n_j, n, acc + j, n_j, from_acc, rows, 8, ahead);
     if (rows <= 3)
         for (; j + 32 <= n_j; j += 32)
             multiply_block(a, a_stride, b + j, n_j, n, acc + j, n_j, from_acc, rows,
-                           rows <= 3 ? 4 : 2);
+                           rows <= 3 ? 4 : 2, ahead);
     for (; j < n_j; j += 16)
-        multiply_block(a, a_stride, b + j, n_j, n, acc + j, n_j, from_acc, rows, 2);
+        multiply_block(a, a_stride, b + j, n_j, n, acc + j, n_j, from_acc, rows, 2, ahead);
 }
 
 static void score_f32_avx2(const float *restrict kt, const float *restrict q, size_t q_stride,
-                           uint32_t n_rows, uint32_t D, float *restrict s)
+                           uint32_t n_rows, uint32_t D, float *restrict s, struct tkv_ahead *ahead)
 {
+    struct tkv_ahead cursor = *ahead;
     for (uint32_t r = 0, n; r < n_rows; r += n) {
         n = tkv_row_block(n_rows - r);
 #define BODY(rows)                                                                                 \
-    multiply_rows(q + r * q_stride, q_stride, kt, TOKENS, D, s + (size_t)r * TOKENS, 0, rows)
+    multiply_rows(q + r * q_stride, q_stride, kt, TOKENS, D, s + (size_t)r * TOKENS, 0, rows,      \
+                  &cursor)
         TKV_SWITCH_ROWS(n, BODY)
 #undef BODY
     }
+    *ahead = cursor;
 }
 
 static void wsum_f32_avx2(const float *restrict v, const float *restrict w, uint32_t n_rows,
-                          uint32_t D, float *restrict acc)
+                          uint32_t D, float *restrict acc, struct tkv_ahead *ahead)
 {
+    struct tkv_ahead cursor = *ahead;
     for (uint32_t r = 0, n; r < n_rows; r += n) {
         n = tkv_row_block(n_rows - r);
 #define BODY(rows)                                                                                 \
-    multiply_rows(w + (size_t)r * TOKENS, TOKENS, v, D, TOKENS, acc + (size_t)r * D, 1, rows)
+    multiply_rows(w + (size_t)r * TOKENS, TOKENS, v, D, TOKENS, acc + (size_t)r * D, 1, rows,      \
+                  &cursor)
         TKV_SWITCH_ROWS(n, BODY)
 #undef BODY
     }
+    *ahead = cursor;
 }
 
 void tkv_tile_avx2(struct tkv_kernels *k)

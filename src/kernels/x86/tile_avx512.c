@@ -134,7 +134,7 @@ static void wsum_i8_avx512(const int8_t *restrict tile, const uint8_t *restrict 
 }
 
 TKV_INLINE void score_f32_rows(const float *kt, const float *q, size_t q_stride, uint32_t D,
-                               float *s, int rows)
+                               float *s, int rows, struct tkv_ahead *ahead)
 {
     __m512 acc[6][4];
     for (int r = 0; r < rows; r++)
@@ -151,6 +151,8 @@ TKV_INLINE void score_f32_rows(const float *kt, const float *q, size_t q_stride,
             for (int b = 0; b < 4; b++)
                 acc[r][b] = _mm512_fmadd_ps(qr, x[b], acc[r][b]);
         }
+        tkv_step_ahead(ahead);
+        tkv_step_ahead(ahead);
     }
     for (int r = 0; r < rows; r++)
         for (int b = 0; b < 4; b++)
@@ -158,18 +160,22 @@ TKV_INLINE void score_f32_rows(const float *kt, const float *q, size_t q_stride,
 }
 
 static void score_f32_avx512(const float *restrict kt, const float *restrict q, size_t q_stride,
-                             uint32_t n_rows, uint32_t D, float *restrict s)
+                             uint32_t n_rows, uint32_t D, float *restrict s,
+                             struct tkv_ahead *ahead)
 {
+    struct tkv_ahead cursor = *ahead;
     for (uint32_t r = 0, n; r < n_rows; r += n) {
         n = tkv_row_block(n_rows - r);
-#define BODY(rows) score_f32_rows(kt, q + r * q_stride, q_stride, D, s + (size_t)r * TOKENS, rows)
+#define BODY(rows)                                                                                 \
+    score_f32_rows(kt, q + r * q_stride, q_stride, D, s + (size_t)r * TOKENS, rows, &cursor)
         TKV_SWITCH_ROWS(n, BODY)
 #undef BODY
     }
+    *ahead = cursor;
 }
 
 TKV_INLINE void wsum_f32_block(const float *v, const float *w, uint32_t D, float *acc, int rows,
-                               size_t cols)
+                               size_t cols, struct tkv_ahead *ahead)
 {
     __m512 sum[6][8];
     for (int r = 0; r < rows; r++)
@@ -186,42 +192,47 @@ TKV_INLINE void wsum_f32_block(const float *v, const float *w, uint32_t D, float
             for (size_t i = 0; i < cols; i++)
                 sum[r][i] = _mm512_fmadd_ps(wr, x[i], sum[r][i]);
         }
+        tkv_step_ahead(ahead);
+        tkv_step_ahead(ahead);
     }
     for (int r = 0; r < rows; r++)
         for (size_t i = 0; i < cols; i++)
             _mm512_storeu_ps(acc + (size_t)r * D + i * 16, sum[r][i]);
 }
 
-TKV_INLINE void wsum_f32_rows(const float *v, const float *w, uint32_t D, float *acc, int rows)
+TKV_INLINE void wsum_f32_rows(const float *v, const float *w, uint32_t D, float *acc, int rows,
+                              struct tkv_ahead *ahead)
 {
     uint32_t c = 0;
     if (rows <= 2)
         for (; c + 128 <= D; c += 128)
-            wsum_f32_block(v + c, w, D, acc + c, rows, 8);
+            wsum_f32_block(v + c, w, D, acc + c, rows, 8, ahead);
     for (; c + 64 <= D; c += 64)
-        wsum_f32_block(v + c, w, D, acc + c, rows, 4);
+        wsum_f32_block(v + c, w, D, acc + c, rows, 4, ahead);
     switch ((D - c) / 16) {
     case 1:
-        wsum_f32_block(v + c, w, D, acc + c, rows, 1);
+        wsum_f32_block(v + c, w, D, acc + c, rows, 1, ahead);
         break;
     case 2:
-        wsum_f32_block(v + c, w, D, acc + c, rows, 2);
+        wsum_f32_block(v + c, w, D, acc + c, rows, 2, ahead);
         break;
     case 3:
-        wsum_f32_block(v + c, w, D, acc + c, rows, 3);
+        wsum_f32_block(v + c, w, D, acc + c, rows, 3, ahead);
         break;
     }
 }
 
 static void wsum_f32_avx512(const float *restrict v, const float *restrict w, uint32_t n_rows,
-                            uint32_t D, float *restrict acc)
+                            uint32_t D, float *restrict acc, struct tkv_ahead *ahead)
 {
+    struct tkv_ahead cursor = *ahead;
     for (uint32_t r = 0, n; r < n_rows; r += n) {
         n = tkv_row_block(n_rows - r);
-#define BODY(rows) wsum_f32_rows(v, w + (size_t)r * TOKENS, D, acc + (size_t)r * D, rows)
+#define BODY(rows) wsum_f32_rows(v, w + (size_t)r * TOKENS, D, acc + (size_t)r * D, rows, &cursor)
         TKV_SWITCH_ROWS(n, BODY)
 #undef BODY
     }
+    *ahead = cursor;
 }
 
 void tkv_tile_avx512(struct tkv_kernels *k)
