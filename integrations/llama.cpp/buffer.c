@@ -1,7 +1,7 @@
 /* buffer.c: the buffer type and its buffers. Memory is reserved and commits itself where it is
  * touched. A buffer in which llama.cpp places cache tensors gets a root for each; their addresses
- * are names only, and the bytes go through root_io.c. Everything else (outputs of attention, states of
- * recurrent layers) is plain memory.
+ * are names only, and the bytes go through root_io.c. Everything else (outputs of attention, states
+ * of recurrent layers) is plain memory.
  *
  * What a buffer reports as its size is what its coded tensors are estimated to need. ggml asserts
  * in debug builds that a tensor takes at least its nominal size; TIGHTKV_SIZE=nominal reports that

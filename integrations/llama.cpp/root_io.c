@@ -1,6 +1,6 @@
-/* root_io.c: a root as ggml sees it, bytes of f16 rows. llama.cpp saves, restores and copies caches by
- * byte ranges of them, mostly whole rows; what is not whole is read, changed and written back. Rows
- * that come this way carry no position: memo.c knows those that went out before. */
+/* root_io.c: a root as ggml sees it, bytes of f16 rows. llama.cpp saves, restores and copies caches
+ * by byte ranges of them, mostly whole rows; what is not whole is read, changed and written back.
+ * Rows that come this way carry no position: memo.c knows those that went out before. */
 #include <stdlib.h>
 #include <string.h>
 

@@ -140,7 +140,8 @@ static size_t block_part_floats(const struct tkv_attend_job *job)
     return (size_t)job->block_queries * job->group * part_floats(job);
 }
 
-/* Item = (head, block): all chunks in order. Partials of a thread stand behind its worker's memory. */
+/* Item = (head, block): all chunks in order. Partials of a thread stand behind its worker's memory.
+ * */
 static void block_item(void *arg, size_t item, uint32_t ith)
 {
     const struct tkv_attend_job *job = arg;

@@ -1,8 +1,9 @@
-/* Attention over a layer. One call is cut into items of (KV head, block of queries, chunk of pages); an item keeps
- * an online softmax for each of its rows, and partial results merge in the order of chunks, so that neither the
- * number of threads nor the batch size changes a result.
+/* Attention over a layer. One call is cut into items of (KV head, block of queries, chunk of
+ * pages); an item keeps an online softmax for each of its rows, and partial results merge in the
+ * order of chunks, so that neither the number of threads nor the batch size changes a result.
  *
- * A *row* is one (query token, query head of the group): row = i_query_in_block * group + i_head_in_group.
+ * A *row* is one (query token, query head of the group): row = i_query_in_block * group +
+ * i_head_in_group.
  */
 #ifndef TKV_ATTN_H
 #define TKV_ATTN_H
@@ -87,8 +88,8 @@ void tkv_worker_init(struct tkv_worker *w, const struct tkv_attend_job *job, uin
 void tkv_worker_queries(struct tkv_worker *w, uint32_t head, size_t first_query);
 enum tkv_domain tkv_query_domain(const struct tkv_layer *layer, uint8_t klass);
 
-/* mask.c: fills worker->mask and mask_use for one page, among the slots that `allow` has bits for (one word a
- * query, or NULL: all). Returns whether any query sees anything. */
+/* mask.c: fills worker->mask and mask_use for one page, among the slots that `allow` has bits for
+ * (one word a query, or NULL: all). Returns whether any query sees anything. */
 bool tkv_worker_mask(struct tkv_worker *w, size_t i_page, const uint64_t *allow);
 /* Live slots of one page for one query. */
 uint64_t tkv_live_bits(const tkv_attend_params *p, size_t query, size_t i_page);
@@ -96,7 +97,8 @@ uint64_t tkv_live_bits(const tkv_attend_params *p, size_t query, size_t i_page);
 uint64_t tkv_exact_bits(const tkv_spec *spec, const struct tkv_page *page, const int32_t *q_pos,
                         size_t query);
 
-/* page.c: one page into the running state. The mask must be set. `next` (may be NULL) is the page after it. */
+/* page.c: one page into the running state. The mask must be set. `next` (may be NULL) is the page
+ * after it. */
 void tkv_worker_look_ahead(struct tkv_worker *w, const struct tkv_page *page,
                            const struct tkv_page *next);
 void tkv_worker_page(struct tkv_worker *w, const struct tkv_view *view);

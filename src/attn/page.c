@@ -185,7 +185,8 @@ static void mask_row(const struct tkv_worker *w, uint32_t row)
         s[t] = mask[t] == -INFINITY ? -INFINITY : s[t] + slope * mask[t];
 }
 
-/* Logits to weights relative to the running maxima, for rows of queries that see something of the page. */
+/* Logits to weights relative to the running maxima, for rows of queries that see something of the
+ * page. */
 static void weights_of(struct tkv_worker *w, uint32_t first, uint32_t n)
 {
     kernels(w)->softmax(w->s + (size_t)first * T, w->state + first, n, ahead(w));
@@ -237,8 +238,8 @@ static void sum_tile(struct tkv_worker *w, const struct tkv_tile_i8 *tile, float
         k->wsum_i8(tile->codes, w->w, w->w_scale, w->n_rows, D, acc, ahead(w));
 }
 
-/* The weights that 8 bits leave over, all >= 0: first codes are taken half a step low, so that the rest never
- * turns negative. */
+/* The weights that 8 bits leave over, all >= 0: first codes are taken half a step low, so that the
+ * rest never turns negative. */
 static void two_planes(struct tkv_worker *w, const struct tkv_tile_i8 *tile, float *acc)
 {
     float ones[T], x[T];

@@ -1,10 +1,11 @@
-/* kivi4, kivi2: asymmetric codes after KIVI (arXiv 2402.02750), without rotation: keys per channel in
- * groups of 32 tokens, values per token in groups of 32 channels, the last one shorter where the head
- * size asks for it. A value is min + code * delta, both f16.
+/* kivi4, kivi2: asymmetric codes after KIVI (arXiv 2402.02750), without rotation: keys per channel
+ * in groups of 32 tokens, values per token in groups of 32 channels, the last one shorter where the
+ * head size asks for it. A value is min + code * delta, both f16.
  *
- * Page: for K the groups of channel 0 (tokens 0..31, 32..63), of channel 1, ...; for V those of token
- * 0, of token 1, ...: first all codes, then every group's min, then every group's delta. The codes of
- * a group of n values take b = n * bits / 8 bytes: value i is in byte i % b, at bit i / b * bits. */
+ * Page: for K the groups of channel 0 (tokens 0..31, 32..63), of channel 1, ...; for V those of
+ * token 0, of token 1, ...: first all codes, then every group's min, then every group's delta. The
+ * codes of a group of n values take b = n * bits / 8 bytes: value i is in byte i % b, at bit i / b
+ * * bits. */
 #include <string.h>
 
 #include "base/half.h"

@@ -1,8 +1,8 @@
 /* q8: one scale a row, signed 8-bit codes, kept in the order of an i8 tile: the attention reads the
  * page's own bytes.
  *
- * Page: codes as a tile of the kind (kernels.h), then 64 scales as f16, each 4 times the step of its
- * row: rotation may carry a row's largest value to 65504 * sqrt(D), and its step still fits. */
+ * Page: codes as a tile of the kind (kernels.h), then 64 scales as f16, each 4 times the step of
+ * its row: rotation may carry a row's largest value to 65504 * sqrt(D), and its step still fits. */
 #include <math.h>
 #include <string.h>
 
@@ -50,9 +50,9 @@ static float grid_below(float scale)
     return tkv_bits_f32(tkv_f32_bits(scale) - 0x10000u);
 }
 
-/* The stored scale of a row, 0 for a row of zeros. Where the largest code would be so small that the
- * decoded row fits a smaller scale, that one is taken at once, and the largest code clamped to 127:
- * the decoded row has the same scale again. */
+/* The stored scale of a row, 0 for a row of zeros. Where the largest code would be so small that
+ * the decoded row fits a smaller scale, that one is taken at once, and the largest code clamped to
+ * 127: the decoded row has the same scale again. */
 static float row_scale(float absmax)
 {
     float scale = grid_up(absmax * (SCALE_UNIT / TOP));

@@ -4,15 +4,15 @@
  * A rotated row is nearly Gaussian, so each value is coded alone by the Lloyd-Max table of a
  * Gaussian with the row's rms; the scale is what makes the decoded norm equal the row's (keys: norm
  * correction), or the inner product of the decoded row with the row equal the row's square (values:
- * errors of many values average out in a weighted sum, a common shortening would not). It is kept in 8
- * significant bits, so that a row that was decoded, rounded to f16 and coded again finds the same
- * scale.
+ * errors of many values average out in a weighted sum, a common shortening would not). It is kept
+ * in 8 significant bits, so that a row that was decoded, rounded to f16 and coded again finds the
+ * same scale.
  *
  * Some models add a large constant to every key; the error of a code grows with the norm, so the
  * constant drowns the rest. The centred forms code what is left, and keep the constant.
  *
- * Page: codes in units (format/turbo.h), then 64 scales as f16, an eighth of the true ones; centred,
- * then D means as f16. */
+ * Page: codes in units (format/turbo.h), then 64 scales as f16, an eighth of the true ones;
+ * centred, then D means as f16. */
 #include <math.h>
 #include <string.h>
 
@@ -27,7 +27,8 @@
 #define SCALE_MIN 0x1p-20f
 #define SCALE_MAX 65280.0f /* the largest f16 of 8 significant bits */
 
-/* Rows of this rms and more keep their norm whatever the kind: a longer row might leave f16's range. */
+/* Rows of this rms and more keep their norm whatever the kind: a longer row might leave f16's
+ * range. */
 #define GAIN_MAX 4096.0f
 
 /* Up to here decoding codes once for each block of rows is faster than a tile in memory. */
@@ -71,8 +72,8 @@ static uint16_t norm_scale(float sum_sq, int32_t energy, uint32_t bits)
     return stored_scale(sqrtf(sum_sq / ((float)energy * (unit * unit))));
 }
 
-/* The scale that gives the decoded row the true inner product with the row itself. `dot` is the sum of
- * level times value. */
+/* The scale that gives the decoded row the true inner product with the row itself. `dot` is the sum
+ * of level times value. */
 static uint16_t gain_scale(float sum_sq, float dot, uint32_t bits)
 {
     return stored_scale(sum_sq / (dot * tkv_turbo_step(bits) * TKV_TURBO_SCALE_UNIT));
@@ -90,9 +91,9 @@ struct rows {
 };
 
 /* Coding a decoded row again must find the codes it came from. The thresholds are set against its
- * rms, which is that of the first row, so a level comes back as level * sqrt(D / energy), and all is
- * well while that factor moves no level over a threshold. Here is its square's range, for levels that
- * are a little off as well; nearly all rotated rows are within. */
+ * rms, which is that of the first row, so a level comes back as level * sqrt(D / energy), and all
+ * is well while that factor moves no level over a threshold. Here is its square's range, for levels
+ * that are a little off as well; nearly all rotated rows are within. */
 static bool is_stable(uint32_t D, uint32_t bits, int32_t energy)
 {
     static const float range[3][2] = {{0.436f, 4.63f}, {0.668f, 1.671f}, {0.81f, 1.272f}};
@@ -101,7 +102,8 @@ static bool is_stable(uint32_t D, uint32_t bits, int32_t energy)
     return factor > range[bits - 2][0] && factor < range[bits - 2][1];
 }
 
-/* Whether row t is its codes at this stored scale but for what rounding to f16 does. Fills codes. */
+/* Whether row t is its codes at this stored scale but for what rounding to f16 does. Fills codes.
+ * */
 static bool matches(const struct rows *r, size_t t, uint16_t stored, uint8_t *codes)
 {
     const int8_t *level = tkv_turbo_levels(r->bits);
@@ -207,9 +209,10 @@ static size_t means_at(uint32_t bits, uint32_t head_dim)
     return scales_at(bits, head_dim) + 2 * TOKENS;
 }
 
-/* Rows that are not like rotated ones (a few large values, or few distinct ones) are coded again from
- * what they decode to until that stands: a page that is decoded and coded again keeps its bytes. Those
- * rounds are more tolerant, so that no choice is left that a rounding to f16 could turn. */
+/* Rows that are not like rotated ones (a few large values, or few distinct ones) are coded again
+ * from what they decode to until that stands: a page that is decoded and coded again keeps its
+ * bytes. Those rounds are more tolerant, so that no choice is left that a rounding to f16 could
+ * turn. */
 static void encode(const struct tkv_codec_env *env, uint32_t bits, float *x, uint8_t *page,
                    void *scratch)
 {
@@ -273,8 +276,9 @@ static uint32_t count_bits(uint64_t x)
     return n;
 }
 
-/* The stored mean is not the mean taken out but the one that gives the decoded rows the channel means
- * of the true ones: it is more exact, and coding a decoded page again does not let it drift. */
+/* The stored mean is not the mean taken out but the one that gives the decoded rows the channel
+ * means of the true ones: it is more exact, and coding a decoded page again does not let it drift.
+ * */
 static void encode_centred(const struct tkv_codec_env *env, uint32_t bits, float *x, uint64_t valid,
                            uint8_t *page, void *scratch)
 {

@@ -3,9 +3,9 @@
  * straight into an i8 tile.
  *
  * For each width, `step` = n / 2^14 and the levels were chosen together for the least error on a
- * Gaussian; that costs 0.09 %, 0.005 % and 0.0001 % of the error of the unconstrained table. n has at
- * most 9 bits, a scale 8 and a level 7, so the products are exact in f32. Thresholds are the midpoints
- * of neighbouring levels. */
+ * Gaussian; that costs 0.09 %, 0.005 % and 0.0001 % of the error of the unconstrained table. n has
+ * at most 9 bits, a scale 8 and a level 7, so the products are exact in f32. Thresholds are the
+ * midpoints of neighbouring levels. */
 #ifndef TKV_FORMAT_TURBO_H
 #define TKV_FORMAT_TURBO_H
 
@@ -57,8 +57,8 @@ static inline size_t tkv_turbo_code_bytes(uint32_t bits, uint32_t D)
 }
 
 /* Where the groups of a page's units lie in the i8 tile, in bytes: unit i of run r, group j is at
- * r * run_step + i * unit_step + j * group_step. K units run along the dims of a block of 16 tokens;
- * V units run along the channels and stack groups of 4 tokens. */
+ * r * run_step + i * unit_step + j * group_step. K units run along the dims of a block of 16
+ * tokens; V units run along the channels and stack groups of 4 tokens. */
 struct tkv_turbo_walk {
     size_t n_runs, n_units; /* units of one run */
     size_t run_step, unit_step, group_step;

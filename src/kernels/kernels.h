@@ -133,8 +133,8 @@ struct tkv_kernels {
      * squared levels. */
     void (*turbo_codes)(const float *x, const float *inv, uint32_t D, uint32_t bits, uint8_t *codes,
                         int32_t *energy);
-    /* dot[t] = sum of levels[t][d] * x[t][d], the levels of the codes: lane d % 16 first, by fmaf, then a tree over
-     * lanes (+8, +4, +2, +1). */
+    /* dot[t] = sum of levels[t][d] * x[t][d], the levels of the codes: lane d % 16 first, by fmaf,
+     * then a tree over lanes (+8, +4, +2, +1). */
     void (*turbo_dots)(const float *x, const uint8_t *codes, uint32_t D, uint32_t bits, float *dot);
 
     /* --- kivi: asymmetric codes (FORMAT.md, kivi) --- */

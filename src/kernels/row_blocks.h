@@ -4,7 +4,8 @@
 
 #include <stdint.h>
 
-/* Rows of the next block when `left` remain: blocks of 6, but no thin one at the end (8 = 4 + 4). */
+/* Rows of the next block when `left` remain: blocks of 6, but no thin one at the end (8 = 4 + 4).
+ * */
 static inline uint32_t tkv_row_block(uint32_t left)
 {
     return left <= 6 ? left : left >= 12 ? 6 : (left + 1) / 2;

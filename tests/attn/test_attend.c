@@ -1,5 +1,5 @@
-/* Attention against a double-precision oracle on the rows that the cache itself reads back, for every codec; and
- * what must not matter: threads, batching, the order of writes. */
+/* Attention against a double-precision oracle on the rows that the cache itself reads back, for
+ * every codec; and what must not matter: threads, batching, the order of writes. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -197,7 +197,8 @@ static void attend(struct scene *s)
     assert_int_equal(tkv_attend(s->cache, &s->p, &err), TKV_OK);
 }
 
-/* Every codec: the exact path is exact on the coded rows; the fast path adds 8-bit queries and weights. */
+/* Every codec: the exact path is exact on the coded rows; the fast path adds 8-bit queries and
+ * weights. */
 static void every_codec(void **state)
 {
     (void)state;

@@ -93,7 +93,8 @@ static float tile_value(const struct test_page *p, const struct tkv_tile_i8 *til
     return (float)((const int8_t *)tile->codes)[at] * tile->scale[t] + mean;
 }
 
-/* Tiles hold what decode gives: the same floats, or floats of a few codes' difference where the codec says so. */
+/* Tiles hold what decode gives: the same floats, or floats of a few codes' difference where the
+ * codec says so. */
 static void tiles_are_decoded_pages(void **state)
 {
     (void)state;
@@ -137,7 +138,10 @@ static void absent_tokens(void **state)
     best_kernels(&kernels);
     FOR_EACH_CODEC(ops)
     for (int kind = TKV_K; kind <= TKV_V; kind++) {
-        enum { D = 128, N_VALID = 40 };
+        enum {
+            D = 128,
+            N_VALID = 40
+        };
         struct test_page p;
         test_page_init(&p, ops, &kernels, D, (tkv_kind)kind);
         test_rows(p.x, D, ROWS_OFFSET, 3);
@@ -190,8 +194,8 @@ static bool comes_back(struct test_page *p, uint8_t *before)
     return memcmp(before, p->page, p->bytes) == 0;
 }
 
-/* TKV_CAP_IDEMPOTENT: pages survive as they are. Encoding is a function of its input, so that one cycle
- * that changes nothing stands for any number of them; a few more are run all the same. */
+/* TKV_CAP_IDEMPOTENT: pages survive as they are. Encoding is a function of its input, so that one
+ * cycle that changes nothing stands for any number of them; a few more are run all the same. */
 static void idempotent_codecs_do_not_drift(void **state)
 {
     (void)state;

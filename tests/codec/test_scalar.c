@@ -67,7 +67,9 @@ static void q8_codes(void **state)
 {
     (void)state;
     for (int kind = TKV_K; kind <= TKV_V; kind++) {
-        enum { D = 96 };
+        enum {
+            D = 96
+        };
         struct test_page p;
         start(&p, "q8", D, (tkv_kind)kind);
         test_rows(p.x, D, ROWS_SCALES, 2);
@@ -117,11 +119,14 @@ static void kivi_bytes(void **state)
     assert_int_equal(four->page_bytes(80, TKV_V), 64 * (40 + 3 * 4)); /* groups of 32, 32, 16 */
 }
 
-/* Each group spans its own range: its least value is exact, its largest nearly, nothing lies outside. */
+/* Each group spans its own range: its least value is exact, its largest nearly, nothing lies
+ * outside. */
 static void kivi_ranges(void **state)
 {
     (void)state;
-    enum { D = 80 };
+    enum {
+        D = 80
+    };
     for (int kind = TKV_K; kind <= TKV_V; kind++) {
         struct test_page p;
         start(&p, "kivi4", D, (tkv_kind)kind);

@@ -27,8 +27,8 @@ static double dot(const float *a, const float *b)
     return sum;
 }
 
-/* Mean over Gaussian rows of ||x - y||^2 / ||x||^2 and of <x, y> / ||x||^2, and the largest relative
- * error of a norm. */
+/* Mean over Gaussian rows of ||x - y||^2 / ||x||^2 and of <x, y> / ||x||^2, and the largest
+ * relative error of a norm. */
 struct figures {
     double mse, gain, norm;
 };
@@ -53,9 +53,9 @@ static struct figures measure(const char *name, tkv_kind kind)
     return f;
 }
 
-/* A Lloyd-Max table of mean squared error m has error 2 - 2 * sqrt(1 - m) and gain sqrt(1 - m) where norms
- * are kept (keys), error m / (1 - m) and gain 1 where the gain is (values). For D = 128, m is .0093,
- * .0340, .1160. */
+/* A Lloyd-Max table of mean squared error m has error 2 - 2 * sqrt(1 - m) and gain sqrt(1 - m)
+ * where norms are kept (keys), error m / (1 - m) and gain 1 where the gain is (values). For D =
+ * 128, m is .0093, .0340, .1160. */
 static void distortion(void **state)
 {
     static const struct {
@@ -82,7 +82,8 @@ static void distortion(void **state)
         }
 }
 
-/* A large constant vector in every key costs the plain form its error, and the centred one nothing. */
+/* A large constant vector in every key costs the plain form its error, and the centred one nothing.
+ * */
 static void centring(void **state)
 {
     (void)state;
@@ -125,7 +126,8 @@ static void means_are_kept(void **state)
     test_page_free(&p);
 }
 
-/* The bytes of one row, against the words of the format: codes by thresholds, units, planes, scale. */
+/* The bytes of one row, against the words of the format: codes by thresholds, units, planes, scale.
+ * */
 static uint32_t stored_code(const struct test_page *p, uint32_t bits, size_t t, size_t d)
 {
     const size_t per = bits == 4 ? 2 : 4, width = bits == 4 ? 4 : 2;

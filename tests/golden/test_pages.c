@@ -1,4 +1,5 @@
-/* Golden pages: see README.md here. With --write DIR it writes the pages that are missing instead. */
+/* Golden pages: see README.md here. With --write DIR it writes the pages that are missing instead.
+ * */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>

@@ -1,6 +1,6 @@
-/* check_device.c: the device seen through ggml's public interface, without llama.cpp. Programs that take any GPU put
- * their weights into its memory: the graph must then run there, with the CPU backend's results. And the entry points
- * of tightkv-ggml.h.
+/* check_device.c: the device seen through ggml's public interface, without llama.cpp. Programs that
+ * take any GPU put their weights into its memory: the graph must then run there, with the CPU
+ * backend's results. And the entry points of tightkv-ggml.h.
  *
  * usage: check_device PLUGIN FOLDER_OF_CPU_BACKENDS, with GGML_BACKEND_PATH unset */
 #include <math.h>
@@ -21,7 +21,11 @@
         }                                                                                          \
     } while (0)
 
-enum { N_IN = 64, N_OUT = 48, N_COLS = 5 };
+enum {
+    N_IN = 64,
+    N_OUT = 48,
+    N_COLS = 5
+};
 
 struct graph {
     struct ggml_context *ctx;

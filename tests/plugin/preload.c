@@ -1,5 +1,6 @@
-/* preload.c: makes test-llama-archs of llama.cpp run on the plug-in (LD_PRELOAD). That program loads no dynamic
- * backends by itself, and its rows for tensor parallelism need two devices that can compute everything. */
+/* preload.c: makes test-llama-archs of llama.cpp run on the plug-in (LD_PRELOAD). That program
+ * loads no dynamic backends by itself, and its rows for tensor parallelism need two devices that
+ * can compute everything. */
 #include <stdbool.h>
 
 #include "ggml-backend.h"

@@ -1,5 +1,5 @@
-/* Groups of asymmetric codes with Advanced SIMD: 8 codes at a time. A product and a sum, not an fma, as
- * in the reference: bit-exact. */
+/* Groups of asymmetric codes with Advanced SIMD: 8 codes at a time. A product and a sum, not an
+ * fma, as in the reference: bit-exact. */
 #include <arm_neon.h>
 
 #include "kernels/kernels.h"

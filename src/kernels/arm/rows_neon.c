@@ -1,5 +1,5 @@
-/* Rows of a page to codes and back, Advanced SIMD: 16 values in four registers, so that sums keep the
- * lanes and the tree of the reference; tiles by transposing 4 rows of 16 bytes. Bit-exact. */
+/* Rows of a page to codes and back, Advanced SIMD: 16 values in four registers, so that sums keep
+ * the lanes and the tree of the reference; tiles by transposing 4 rows of 16 bytes. Bit-exact. */
 #include <arm_neon.h>
 
 #include "kernels/kernels.h"

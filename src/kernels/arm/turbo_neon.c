@@ -65,7 +65,8 @@ static inline uint8x16_t bit_of_byte(void)
     return vreinterpretq_u8_u64(vdupq_n_u64(0x8040201008040201u));
 }
 
-/* The third bit (16 of them at `third`) chooses between the tables of negative and positive levels. */
+/* The third bit (16 of them at `third`) chooses between the tables of negative and positive levels.
+ * */
 static inline uint8x16_t lookup3(uint8x16_t negative, uint8x16_t positive, uint8x16_t index,
                                  const uint8_t *third)
 {

@@ -1,11 +1,13 @@
 /* Dot products of f32 rows with one vector. D a multiple of 16.
  *
- * Order: 16 lanes, lane i sums elements i, i + 16, ... by fmaf; then lanes i and i + 8, + 4, + 2, + 1 are added. */
+ * Order: 16 lanes, lane i sums elements i, i + 16, ... by fmaf; then lanes i and i + 8, + 4, + 2, +
+ * 1 are added. */
 #include <math.h>
 
 #include "kernels/kernels.h"
 
-static void dot(const float *a, const float *q, size_t q_stride, uint32_t n_rows, uint32_t D, float *out)
+static void dot(const float *a, const float *q, size_t q_stride, uint32_t n_rows, uint32_t D,
+                float *out)
 {
     for (uint32_t r = 0; r < n_rows; r++) {
         const float *row = q + r * q_stride;

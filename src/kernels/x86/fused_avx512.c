@@ -1,9 +1,9 @@
-/* Scores and weighted sums straight from turbo codes. A tile of levels costs more to store and to load
- * again than to decode: with few rows, decoding it for every block of rows is faster. Sums are exact,
- * so this gives what the tile would. See tile_avx512.c for the blocks. */
+/* Scores and weighted sums straight from turbo codes. A tile of levels costs more to store and to
+ * load again than to decode: with few rows, decoding it for every block of rows is faster. Sums are
+ * exact, so this gives what the tile would. See tile_avx512.c for the blocks. */
 #include "kernels/ahead.h"
-#include "kernels/x86/vnni_avx512.h"
 #include "kernels/x86/turbo_levels_avx512.h"
+#include "kernels/x86/vnni_avx512.h"
 
 #define TOKENS TKV_PAGE_TOKENS
 

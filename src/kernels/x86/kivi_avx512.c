@@ -1,5 +1,5 @@
-/* Groups of asymmetric codes with AVX-512: 16 values a register. A product and a sum, not an fma, as in
- * the reference: bit-exact. */
+/* Groups of asymmetric codes with AVX-512: 16 values a register. A product and a sum, not an fma,
+ * as in the reference: bit-exact. */
 #include <immintrin.h>
 
 #include "kernels/kernels.h"

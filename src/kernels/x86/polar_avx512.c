@@ -466,7 +466,7 @@ TKV_INLINE void code_rows(const struct tkv_polar_tables *tables, uint32_t bits, 
     const size_t J = D / 4;
     for (size_t t = 0; t < TOKENS; t++, x += D)
         for (size_t j = 0; j < J; j += 16) {
-            const __mmask16 live = J - j >= 16 ? 0xffff : (__mmask16)((1u << (J - j)) - 1);
+            const __mmask16 live = (__mmask16)(J - j >= 16 ? 0xffffu : (1u << (J - j)) - 1u);
             __m512 v[4], a_sq, b_sq;
             for (size_t q = 0; q < 4; q++)
                 v[q] = _mm512_maskz_loadu_ps(live, x + q * J + j);

@@ -1,5 +1,6 @@
-/* Rows of a page to codes and back, AVX2: 16 values in two registers, so that sums keep the lanes and
- * the tree of the reference; tiles by transposing 4 rows of 16 bytes. Bit-exact with the reference. */
+/* Rows of a page to codes and back, AVX2: 16 values in two registers, so that sums keep the lanes
+ * and the tree of the reference; tiles by transposing 4 rows of 16 bytes. Bit-exact with the
+ * reference. */
 #include <immintrin.h>
 #include <math.h>
 

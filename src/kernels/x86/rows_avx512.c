@@ -1,6 +1,6 @@
-/* Rows of a page to codes and back, AVX-512: 16 values a register, tiles by transposing 32-bit cells
- * (K) or by one byte permutation (V). Sums keep the lanes and the tree of the reference, so all of
- * it is bit-exact. D is a multiple of 16, no more: everything goes in pieces of 16 dims. */
+/* Rows of a page to codes and back, AVX-512: 16 values a register, tiles by transposing 32-bit
+ * cells (K) or by one byte permutation (V). Sums keep the lanes and the tree of the reference, so
+ * all of it is bit-exact. D is a multiple of 16, no more: everything goes in pieces of 16 dims. */
 #include <immintrin.h>
 #include <math.h>
 
@@ -56,8 +56,9 @@ static void quantize_rows_i8_avx512(const float *restrict x, const float *restri
     }
 }
 
-/* Four registers of four rows of 16 bytes each: 128-bit lane l of v[a] is row 4 * l + a. Transposing
- * the 4 x 4 cells of 32 bits within lanes makes cell t of v[i] row t's cell i. Its own inverse. */
+/* Four registers of four rows of 16 bytes each: 128-bit lane l of v[a] is row 4 * l + a.
+ * Transposing the 4 x 4 cells of 32 bits within lanes makes cell t of v[i] row t's cell i. Its own
+ * inverse. */
 static inline void transpose_cells(__m512i v[4])
 {
     const __m512i a = _mm512_unpacklo_epi32(v[0], v[1]), b = _mm512_unpackhi_epi32(v[0], v[1]);
@@ -77,7 +78,8 @@ static inline __m512i load_lanes(const uint8_t *rows, size_t step)
     return _mm512_inserti32x4(y, _mm_loadu_si128((const __m128i *)(rows + 3 * step)), 3);
 }
 
-/* Byte 4 * i + j of a V tile's cell group is byte 16 * j + i of four rows, and the other way round. */
+/* Byte 4 * i + j of a V tile's cell group is byte 16 * j + i of four rows, and the other way round.
+ * */
 static inline __m512i interleave_index(int inverse)
 {
     _Alignas(64) uint8_t index[64];

@@ -176,7 +176,8 @@ static void turbo_pack_avx2(const uint8_t *restrict tile, uint32_t D, tkv_kind k
         }
 }
 
-/* Tables of 2^bits entries: those of the lower half of the codes, and of the upper (4 bits only). */
+/* Tables of 2^bits entries: those of the lower half of the codes, and of the upper (4 bits only).
+ * */
 struct tables {
     __m256 threshold[2]; /* entry i is threshold i - 1 */
     __m256i square[2];

@@ -85,8 +85,8 @@ static void turbo_pack_avx512(const uint8_t *restrict tile, uint32_t D, tkv_kind
         }
 }
 
-/* What the quantiser looks up. Entry i of `threshold` is threshold i - 1; first and second are those
- * of the first steps of the search, which need no permutation. */
+/* What the quantiser looks up. Entry i of `threshold` is threshold i - 1; first and second are
+ * those of the first steps of the search, which need no permutation. */
 struct tables {
     __m512 threshold, first, second_low, second_high;
     __m512i magnitude; /* of the level of a code, in every lane */
@@ -111,8 +111,8 @@ static inline struct tables make_tables(uint32_t bits)
     };
 }
 
-/* The number of thresholds below y, by binary search. Comparisons and permutations share one port, so
- * the first two steps choose their thresholds by blending. */
+/* The number of thresholds below y, by binary search. Comparisons and permutations share one port,
+ * so the first two steps choose their thresholds by blending. */
 static inline __m512i search(__m512 y, const struct tables *t, uint32_t bits)
 {
     const int top = 1 << (bits - 1);

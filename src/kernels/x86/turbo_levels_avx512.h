@@ -1,5 +1,5 @@
-/* Turbo codes to levels in registers. vpermb looks at the low six bits of an index only: fields that
- * stand in them need no masking. `bits` and `j` are constants wherever these are inlined. */
+/* Turbo codes to levels in registers. vpermb looks at the low six bits of an index only: fields
+ * that stand in them need no masking. `bits` and `j` are constants wherever these are inlined. */
 #ifndef TKV_TURBO_LEVELS_AVX512_H
 #define TKV_TURBO_LEVELS_AVX512_H
 
@@ -24,10 +24,9 @@ TKV_INLINE struct tkv_levels tkv_levels_avx512(uint32_t bits, int bias)
     const __m512i levels = _mm512_castsi128_si512(biased);
     const __m512i mask = _mm512_set1_epi8((char)((1 << bits) - 1));
     const __m512i of_eight = _mm512_set1_epi64(0x0706050403020100);
-    const __m512i eights =
-        _mm512_setr_epi64(0, 0x0808080808080808, 0x1010101010101010, 0x1818181818181818,
-                          0x2020202020202020, 0x2828282828282828, 0x3030303030303030,
-                          0x3838383838383838);
+    const __m512i eights = _mm512_setr_epi64(
+        0, 0x0808080808080808, 0x1010101010101010, 0x1818181818181818, 0x2020202020202020,
+        0x2828282828282828, 0x3030303030303030, 0x3838383838383838);
     l.bytes = _mm512_or_si512(eights, of_eight);
     for (int i = 0; i < 3; i++) {
         const __m512i field = _mm512_srl_epi16(l.bytes, _mm_cvtsi32_si128(2 * i));
