@@ -174,7 +174,7 @@ TKV_API tkv_status tkv_encode(tkv_context *ctx, tkv_codec codec, tkv_kind kind, 
                               void *pages, size_t capacity, tkv_error *err);
 
 /* Decodes pages made by tkv_encode(). Any bytes are safe to decode; what is not a page of this
- * codec decodes to some finite or infinite numbers.
+ * codec decodes to some numbers, NaN among them.
  *   rows  [n_tokens][head_dim] f32 or f16, written
  * Errors: TKV_ERR_UNSUPPORTED, TKV_ERR_RANGE (fewer bytes than n_tokens needs), TKV_ERR_NOMEM.
  * Since 0.1. */
