@@ -241,11 +241,15 @@ static void plan(struct tkv_attend_job *job)
     job->in_order = !job->split || tkv_n_threads(&job->cache->ctx->executor) == 1;
 }
 
-/* The newest pages' queries, for the key balance: until the layer's first page seals. */
-static void watch_queries(struct tkv_layer *layer, const tkv_attend_params *p, uint32_t group)
+/* Query statistics for the key balance, until the layer's first page is coded. Only of as many
+ * tokens as have come by then whatever the batch size, so that the balance does not depend on it.
+ * */
+static void watch_queries(const tkv_spec *spec, struct tkv_layer *layer, const tkv_attend_params *p,
+                          uint32_t group)
 {
-    const uint32_t D = layer->head_dim[TKV_K];
-    for (size_t i = 0; i < p->n_q && layer->q_square; i++)
+    const uint32_t D = layer->head_dim[TKV_K], exact = spec->sink + spec->tail;
+    const uint64_t wanted = exact > TKV_PAGE_TOKENS ? exact : TKV_PAGE_TOKENS;
+    for (size_t i = 0; i < p->n_q && layer->q_count < wanted * group; i++) {
         for (uint32_t h = 0; h < p->n_q_heads; h++) {
             const uint8_t *at =
                 (const uint8_t *)p->q + i * p->q_token_stride + h * p->q_head_stride;
@@ -254,7 +258,8 @@ static void watch_queries(struct tkv_layer *layer, const tkv_attend_params *p, u
             for (uint32_t c = 0; c < D; c++)
                 sum[c] += q[c] * q[c];
         }
-    layer->q_count += p->n_q * group;
+        layer->q_count += group;
+    }
 }
 
 /* Whether some query may have to read some row of an open page coded. */
@@ -340,7 +345,7 @@ tkv_status tkv_attend(tkv_cache *cache, const tkv_attend_params *p, tkv_error *e
     struct tkv_attend_job job = {.cache = cache, .layer = layer, .p = p};
     plan(&job);
     if (layer->q_square)
-        watch_queries(layer, p, job.group);
+        watch_queries(&cache->spec, layer, p, job.group);
     if (cache->spec.strict)
         status = make_shadows(cache, layer, &job, err);
     if (status == TKV_OK)

@@ -13,7 +13,11 @@
 #define TKV_NO_POS    (-1)
 #define TKV_N_CLASSES 2
 
-enum tkv_page_state { TKV_PAGE_EMPTY = 0, TKV_PAGE_OPEN, TKV_PAGE_SEALED };
+enum tkv_page_state {
+    TKV_PAGE_EMPTY = 0,
+    TKV_PAGE_OPEN,
+    TKV_PAGE_SEALED
+};
 
 /* A page of all KV heads of one layer. Both kinds are valid everywhere in a sealed page. */
 struct tkv_page {
@@ -119,7 +123,8 @@ void tkv_code_head(const tkv_cache *cache, const struct tkv_layer *layer, uint8_
 /* Decodes one head of a coded page to f32 rows [64][head_dim] as they were written (un-rotated). */
 void tkv_decode_head(const tkv_cache *cache, const struct tkv_layer *layer, uint8_t klass,
                      tkv_kind kind, uint32_t head, const uint8_t *coded, float *rows);
-/* Learns what the layer's codecs learn from their first page, if they have not. */
+/* Learns what the layer's codecs learn from their first full page, if they have not; before, they
+ * do without. */
 tkv_status tkv_layer_learn(tkv_cache *cache, struct tkv_layer *layer, uint8_t klass,
                            const struct tkv_page *page, tkv_error *err);
 uint8_t tkv_page_class(const struct tkv_page *page);

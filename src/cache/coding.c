@@ -196,6 +196,8 @@ static tkv_status learn_models(tkv_cache *cache, struct tkv_layer *layer, uint8_
 tkv_status tkv_layer_learn(tkv_cache *cache, struct tkv_layer *layer, uint8_t klass,
                            const struct tkv_page *page, tkv_error *err)
 {
+    if ((page->valid[TKV_K] & page->valid[TKV_V]) != UINT64_MAX)
+        return TKV_OK;
     if (!layer->balance && (layer->codec[klass][TKV_K].ops->caps & TKV_CAP_BALANCES)) {
         const tkv_status status = learn_balance(cache, layer, page, err);
         if (status != TKV_OK)
