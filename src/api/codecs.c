@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "base/alloc.h"
+#include "base/bits.h"
 #include "base/status.h"
 #include "cache/context.h"
 #include "codec/codec.h"
@@ -74,11 +75,6 @@ static size_t n_pages(size_t n_tokens)
     return n_tokens / TKV_PAGE_TOKENS + (n_tokens % TKV_PAGE_TOKENS != 0);
 }
 
-static uint64_t first_bits(size_t n)
-{
-    return n >= 64 ? UINT64_MAX : ((uint64_t)1 << n) - 1;
-}
-
 static void load_rows(const struct work *w, const uint8_t *rows, tkv_type type, size_t stride,
                       size_t n)
 {
@@ -133,7 +129,7 @@ static void encode_pages(const struct work *w, const uint8_t *rows, tkv_type typ
         load_rows(w, rows + first * stride, type, stride, n);
         if (w->rotates)
             w->env.kernels->rotate(w->x, TKV_PAGE_TOKENS, w->env.head_dim, w->sign);
-        w->ops->encode(&w->env, w->x, first_bits(n), pages + p * w->page_bytes, scratch);
+        w->ops->encode(&w->env, w->x, tkv_first_bits(n), pages + p * w->page_bytes, scratch);
     }
 }
 

@@ -4,6 +4,7 @@
 
 #include "attn/attn.h"
 #include "base/alloc.h"
+#include "base/bits.h"
 #include "base/parallel.h"
 #include "base/status.h"
 
@@ -354,14 +355,6 @@ tkv_status tkv_attend(tkv_cache *cache, const tkv_attend_params *p, tkv_error *e
     return status;
 }
 
-static unsigned count_bits(uint64_t bits)
-{
-    unsigned n = 0;
-    for (; bits; bits &= bits - 1)
-        n++;
-    return n;
-}
-
 tkv_status tkv_attend_fractions(tkv_cache *cache, const tkv_attend_params *p,
                                 double *exact_fraction, double *read_fraction, tkv_error *err)
 {
@@ -379,11 +372,11 @@ tkv_status tkv_attend_fractions(tkv_cache *cache, const tkv_attend_params *p,
         for (size_t j = 0; j < job.n_pages; j++) {
             const struct tkv_page *page = &job.pages[j];
             const uint64_t bits = tkv_live_bits(p, i, j);
-            live += count_bits(bits);
+            live += tkv_count_bits(bits);
             if (page->state == TKV_PAGE_OPEN)
-                exact += count_bits(cache->spec.strict
-                                        ? bits & tkv_exact_bits(&cache->spec, page, p->q_pos, i)
-                                        : bits);
+                exact += tkv_count_bits(cache->spec.strict
+                                            ? bits & tkv_exact_bits(&cache->spec, page, p->q_pos, i)
+                                            : bits);
         }
         if (live)
             exact_sum += (double)exact / (double)live, n++;

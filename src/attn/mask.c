@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "attn/attn.h"
+#include "base/bits.h"
 #include "base/half.h"
 
 #define HIDDEN_F16 0xfc00u /* -inf */
@@ -12,11 +13,6 @@ static uint32_t columns(const tkv_attend_params *p, size_t i_page)
 {
     const size_t left = p->n_kv - i_page * TKV_PAGE_TOKENS;
     return left < TKV_PAGE_TOKENS ? (uint32_t)left : TKV_PAGE_TOKENS;
-}
-
-static uint64_t first_bits(uint32_t n)
-{
-    return n >= 64 ? UINT64_MAX : ((uint64_t)1 << n) - 1;
 }
 
 static const uint8_t *mask_at(const tkv_attend_params *p, size_t query, size_t i_page)
@@ -52,7 +48,8 @@ static void load_values(const tkv_attend_params *p, const uint8_t *mask, uint32_
         values[t] = -INFINITY;
 }
 
-static enum tkv_mask_use look(const tkv_attend_params *p, size_t query, size_t i_page, float *values)
+static enum tkv_mask_use look(const tkv_attend_params *p, size_t query, size_t i_page,
+                              float *values)
 {
     const uint32_t n = columns(p, i_page);
     if (!p->mask && n == TKV_PAGE_TOKENS)
@@ -109,9 +106,12 @@ uint64_t tkv_live_bits(const tkv_attend_params *p, size_t query, size_t i_page)
 {
     float values[TKV_PAGE_TOKENS];
     switch (look(p, query, i_page, values)) {
-    case TKV_MASK_HIDDEN: return 0;
-    case TKV_MASK_FREE: return first_bits(columns(p, i_page));
-    case TKV_MASK_MIXED: break;
+    case TKV_MASK_HIDDEN:
+        return 0;
+    case TKV_MASK_FREE:
+        return tkv_first_bits(columns(p, i_page));
+    case TKV_MASK_MIXED:
+        break;
     }
     uint64_t bits = 0;
     for (uint32_t t = 0; t < TKV_PAGE_TOKENS; t++)
@@ -120,7 +120,8 @@ uint64_t tkv_live_bits(const tkv_attend_params *p, size_t query, size_t i_page)
     return bits;
 }
 
-uint64_t tkv_exact_bits(const tkv_spec *spec, const struct tkv_page *page, const int32_t *q_pos, size_t query)
+uint64_t tkv_exact_bits(const tkv_spec *spec, const struct tkv_page *page, const int32_t *q_pos,
+                        size_t query)
 {
     if (!q_pos || page->nonfinite)
         return UINT64_MAX;

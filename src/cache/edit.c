@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "base/alloc.h"
+#include "base/bits.h"
 #include "base/status.h"
 #include "cache/cache.h"
 
@@ -27,10 +28,7 @@ static uint64_t rows_in(const struct tkv_page *page, tkv_kind kind)
 {
     if (page->state == TKV_PAGE_SEALED)
         return TKV_PAGE_TOKENS;
-    uint64_t n = 0;
-    for (uint64_t bits = page->valid[kind]; bits; bits &= bits - 1)
-        n++;
-    return n;
+    return tkv_count_bits(page->valid[kind]);
 }
 
 /* Forgets rows [first, first + n) of one page. */

@@ -16,6 +16,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "base/bits.h"
 #include "base/half.h"
 #include "codec/codec.h"
 #include "format/turbo.h"
@@ -268,21 +269,13 @@ static void sum_rows(const float *restrict x, uint32_t D, float *restrict sum)
             sum[d] += x[t * D + d];
 }
 
-static uint32_t count_bits(uint64_t x)
-{
-    uint32_t n = 0;
-    for (; x != 0; x &= x - 1)
-        n++;
-    return n;
-}
-
 /* The stored mean is not the mean taken out but the one that gives the decoded rows the channel
  * means of the true ones: it is more exact, and coding a decoded page again does not let it drift.
  * */
 static void encode_centred(const struct tkv_codec_env *env, uint32_t bits, float *x, uint64_t valid,
                            uint8_t *page, void *scratch)
 {
-    const uint32_t D = env->head_dim, n = count_bits(valid);
+    const uint32_t D = env->head_dim, n = tkv_count_bits(valid);
     const float share = n > 0 ? 1.0f / (float)n : 0.0f;
     float mean[TKV_MAX_HEAD_DIM], coded[TKV_MAX_HEAD_DIM];
     uint16_t half[TKV_MAX_HEAD_DIM];

@@ -1,0 +1,22 @@
+/* Sets of up to 64 slots as words. */
+#ifndef TKV_BITS_H
+#define TKV_BITS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+static inline uint32_t tkv_count_bits(uint64_t bits)
+{
+    uint32_t n = 0;
+    for (; bits != 0; bits &= bits - 1)
+        n++;
+    return n;
+}
+
+/* The first n slots; all of them from 64 on. */
+static inline uint64_t tkv_first_bits(size_t n)
+{
+    return n >= 64 ? UINT64_MAX : ((uint64_t)1 << n) - 1;
+}
+
+#endif
