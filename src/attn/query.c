@@ -18,7 +18,8 @@ static void load_plain(struct tkv_worker *w)
     for (uint32_t i = 0; i < w->n_queries; i++) {
         for (uint32_t g = 0; g < group; g++) {
             const size_t head = (size_t)w->head * group + g;
-            const uint8_t *at = (const uint8_t *)p->q + (w->first_query + i) * p->q_token_stride + head * p->q_head_stride;
+            const uint8_t *at = (const uint8_t *)p->q + (w->first_query + i) * p->q_token_stride +
+                                head * p->q_head_stride;
             const float *q = (const float *)(const void *)at;
             float *row = w->q[TKV_PLAIN] + ((size_t)i * group + g) * D;
             for (uint32_t c = 0; c < D; c++)
@@ -43,11 +44,13 @@ static void quantize(struct tkv_worker *w, enum tkv_domain domain, uint32_t plan
             continue;
         for (uint32_t c = 0; c < D; c++)
             rest[c] = q[c] - scale * (float)codes[c];
-        w->q8_scale[domain][1][r] = k->quantize_row_i8(rest, D, w->q8[domain][1] + (size_t)r * D, &sum);
+        w->q8_scale[domain][1][r] =
+            k->quantize_row_i8(rest, D, w->q8[domain][1] + (size_t)r * D, &sum);
     }
 }
 
-static void transform(struct tkv_worker *w, enum tkv_domain domain, bool rotate, const float *balance)
+static void transform(struct tkv_worker *w, enum tkv_domain domain, bool rotate,
+                      const float *balance)
 {
     const uint32_t D = w->job->layer->head_dim[TKV_K];
     float *q = w->q[domain];
@@ -70,17 +73,21 @@ void tkv_worker_queries(struct tkv_worker *w, uint32_t head, size_t first_query)
     w->n_queries = left < job->block_queries ? (uint32_t)left : job->block_queries;
     w->n_rows = w->n_queries * job->group;
     load_plain(w);
-    bool done[TKV_N_DOMAINS] = {false};
+    bool transformed[TKV_N_DOMAINS] = {[TKV_PLAIN] = true};
+    uint32_t planes[TKV_N_DOMAINS] = {0}; /* quantized so far: classes may share a domain */
     for (uint8_t klass = 0; klass < TKV_N_CLASSES; klass++) {
         const struct tkv_layer_codec *codec = &layer->codec[klass][TKV_K];
         const enum tkv_domain domain = tkv_query_domain(layer, klass);
+        const bool fused = codec->ops->tile_i8 && !(job->p->flags & TKV_ATTEND_EXACT);
         const float *balance = NULL;
         if (domain == TKV_BALANCED && layer->balance)
             balance = layer->balance + (size_t)head * layer->head_dim[TKV_K];
-        if (domain != TKV_PLAIN && !done[domain])
+        if (!transformed[domain])
             transform(w, domain, codec->rotates, balance);
-        if (codec->ops->tile_i8 && !(job->p->flags & TKV_ATTEND_EXACT) && !done[domain])
-            quantize(w, domain, 2);
-        done[domain] = true;
+        transformed[domain] = true;
+        if (fused && planes[domain] < codec->ops->planes) {
+            quantize(w, domain, codec->ops->planes);
+            planes[domain] = codec->ops->planes;
+        }
     }
 }

@@ -328,6 +328,39 @@ static void strict_reads_codes(void **state)
     drop_scene(&s);
 }
 
+/* Classes whose codecs ask for the same form of the query, one of them in 8 bits and one not, or in one plane
+ * and in two. */
+static void classes_share_a_domain(void **state)
+{
+    (void)state;
+    static const char *const specs[] = {
+        "kv=f16,visual.k=turbo4,visual.v=turbo4,rot=none,sink=0,tail=0",
+        "kv=turbo4,visual.k=q8,visual.v=q8,sink=0,tail=0",
+    };
+    for (size_t i = 0; i < sizeof specs / sizeof specs[0]; i++) {
+        struct scene s;
+        tkv_error err;
+        make_scene(&s, specs[i], 64, 64, 1, 2, 256, 2);
+        fill(&s);
+        float rows[128 * 64];
+        int64_t slots[128];
+        uint8_t visual[128];
+        for (size_t t = 0; t < 128; t++) {
+            slots[t] = (int64_t)t;
+            visual[t] = TKV_SPAN_VISUAL;
+        }
+        for (size_t c = 0; c < 128 * 64; c++)
+            rows[c] = gauss();
+        const tkv_rows both = {rows, TKV_F32, 64 * sizeof(float)};
+        assert_int_equal(
+            tkv_cache_write(s.cache, s.layer, 128, slots, NULL, visual, both, both, &err), TKV_OK);
+        assert_int_equal(tkv_cache_seal(s.cache, s.layer, &err), TKV_OK);
+        attend(&s);
+        assert_true(error_of(&s) < 1e-3);
+        drop_scene(&s);
+    }
+}
+
 static void nothing_to_see(void **state)
 {
     (void)state;
@@ -374,6 +407,7 @@ int main(void)
         cmocka_unit_test(softcap_slopes_sinks),
         cmocka_unit_test(threads_and_batches_change_nothing),
         cmocka_unit_test(strict_reads_codes),
+        cmocka_unit_test(classes_share_a_domain),
         cmocka_unit_test(nothing_to_see),
         cmocka_unit_test(bad_arguments),
     };
