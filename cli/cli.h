@@ -79,8 +79,10 @@ struct cli_common {
     cli_level level;
     int64_t n_threads; /* never 0 after parsing */
     bool threads_given;
-    uint32_t cpu_mask; /* TKV_CPU_* */
-    const char *cpu;   /* its name, NULL: all that the CPU has */
+    uint32_t cpu_mask;  /* TKV_CPU_* */
+    const char *cpu;    /* its name, NULL: all that the CPU has */
+    double started;     /* cli_now() before parsing */
+    char command[4096]; /* as typed, paths reduced to base names */
 };
 
 struct cli_syntax {
@@ -94,6 +96,12 @@ struct cli_syntax {
 /* Parses argv and fills the options' values and `common`. Returns the index of the first
  * operand, or -1 - exit code when the command is to end now (a wrong option, --help). */
 int cli_parse(const struct cli_syntax *syntax, struct cli_common *common, int argc, char **argv);
+
+/* The name of the highest level in a mask of TKV_CPU_*, as --cpu takes it. */
+const char *cli_cpu_name(uint32_t mask);
+
+/* "tightkv COMMAND ARGS", quoted for a shell and cut at `capacity`. */
+void cli_command_line(const char *command, int argc, char **argv, char *out, size_t capacity);
 
 /* Tells the plug-in, here and in programs started from here, what --cpu said. */
 void cli_export_cpu(const struct cli_common *common);
@@ -109,9 +117,13 @@ struct cJSON;
 /* Adds a number; null when it is not finite: not measured. */
 void cli_json_number(struct cJSON *object, const char *key, double value);
 void cli_json_text(struct cJSON *object, const char *key, const char *value);
+/* A path without its folders: results name no place of the machine they were made on. */
+void cli_json_base_name(struct cJSON *object, const char *key, const char *path);
 struct cJSON *cli_json_array(struct cJSON *object, const char *key);
 struct cJSON *cli_json_object(struct cJSON *object,
                               const char *key); /* key NULL: appends to an array */
+/* Starts a result: "tightkv": kind, and "run" with command, version, date and machine. */
+void cli_json_run(struct cJSON *root, const char *kind, const struct cli_common *common);
 /* Prints to stdout with a line feed and frees; CLI_DATA when stdout cannot take it. */
 int cli_json_print(struct cJSON *root);
 

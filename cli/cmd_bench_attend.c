@@ -232,11 +232,17 @@ static void measure(struct coded *c, struct stock_engine *stock, uint32_t n_thre
     free(buffer);
 }
 
-static int print_json(const struct arguments *a, const struct coded *c, const struct result *r,
-                      double per_token)
+static int print_json(const struct arguments *a, const struct cli_common *common,
+                      const struct coded *c, const struct result *r, double per_token)
 {
     cJSON *root = cJSON_CreateObject();
+    cli_json_run(root, "bench attend", common);
     cli_json_text(root, "kv", a->kv);
+    cli_json_number(root, "n_ctx", (double)a->ctx);
+    cli_json_number(root, "n_kv_heads", (double)a->n_kv_heads);
+    cli_json_number(root, "group", (double)a->group);
+    cli_json_number(root, "head_dim", (double)a->head_dim);
+    cli_json_number(root, "threads", (double)common->n_threads);
     cli_json_number(root, "bits_per_value", c->bits_per_value);
     cli_json_number(root, "us_per_kvhead_token", 1e6 * r->step_seconds[0] * per_token);
     cJSON *stock = cli_json_object(root, "stock");
@@ -301,7 +307,7 @@ static int bench(const struct arguments *a, const struct cli_common *common, con
     cli_progress_end(&progress);
     double per_token = 1 / ((double)s.n_kv_heads * s.n_tokens);
     if (rc == CLI_OK)
-        rc = common->json ? print_json(a, &c, &result, per_token)
+        rc = common->json ? print_json(a, common, &c, &result, per_token)
                           : print_table(a, &c, &result, per_token);
     stock_engine_close(stock);
     close_coded(&c);

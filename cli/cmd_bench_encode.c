@@ -77,6 +77,7 @@ static int print_result(const struct cli_common *common, const char *kv, uint32_
         return fflush(stdout) == 0 ? CLI_OK : cli_fail("cannot write to stdout");
     }
     cJSON *root = cJSON_CreateObject();
+    cli_json_run(root, "bench encode", common);
     cli_json_text(root, "kv", kv);
     cli_json_number(root, "head_dim", head_dim);
     cli_json_number(root, "f16_gb_per_s", both);

@@ -143,7 +143,8 @@ static int print_json(const struct model_bench *b)
     static const char *const keys[N_SPEEDS] = {"pp_tok_s", "tg_tok_s", "stock_pp_tok_s",
                                                "stock_tg_tok_s"};
     cJSON *root = cJSON_CreateObject();
-    cli_json_text(root, "model", b->model);
+    cli_json_run(root, "bench model", &b->common);
+    cli_json_base_name(root, "model", b->model);
     cli_json_text(root, "kv", b->kv);
     cli_json_number(root, "threads", (double)b->common.n_threads);
     cJSON *rows = cli_json_array(root, "rows");

@@ -140,7 +140,8 @@ static void add_row(cJSON *rows, const struct demo_row *row)
 static int print_json(const struct demo *d)
 {
     cJSON *root = cJSON_CreateObject();
-    cli_json_text(root, "model", d->model);
+    cli_json_run(root, "demo", &d->common);
+    cli_json_base_name(root, "model", d->model);
     cJSON *rows = cli_json_array(root, "rows");
     for (size_t i = 0; i < DEMO_ROWS; i++)
         add_row(rows, &d->rows[i]);

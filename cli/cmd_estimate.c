@@ -156,10 +156,11 @@ static double bits_per_value(const struct estimate *e, const struct row *row)
     return 8 * (row->total - row->bytes[LAYER_RECURRENT]) / count_values(e);
 }
 
-static int print_json(const struct estimate *e, const char *path)
+static int print_json(const struct estimate *e, const struct cli_common *common, const char *path)
 {
     cJSON *root = cJSON_CreateObject();
-    cli_json_text(root, "model", path);
+    cli_json_run(root, "estimate", common);
+    cli_json_base_name(root, "model", path);
     cli_json_text(root, "arch", e->model.arch);
     cli_json_number(root, "ctx", e->ctx);
     cJSON *layers = cli_json_array(root, "layers");
@@ -285,7 +286,7 @@ static int estimate(struct estimate *e, const struct cli_common *common, const c
     if (e->rows[0].total == 0)
         return cli_fail("%s: llama.cpp keeps no cache for a model of this kind (%s)", path,
                         e->model.arch);
-    return common->json ? print_json(e, path) : print_table(e, path);
+    return common->json ? print_json(e, common, path) : print_table(e, path);
 }
 
 static void free_estimate(struct estimate *e)

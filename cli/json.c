@@ -2,6 +2,7 @@
 #include <cjson/cJSON.h>
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "cli.h"
 
@@ -22,6 +23,12 @@ void cli_json_number(cJSON *object, const char *key, double value)
 void cli_json_text(cJSON *object, const char *key, const char *value)
 {
     add(object, key, cJSON_CreateString(value));
+}
+
+void cli_json_base_name(cJSON *object, const char *key, const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    cli_json_text(object, key, slash ? slash + 1 : path);
 }
 
 cJSON *cli_json_array(cJSON *object, const char *key)

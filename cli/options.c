@@ -36,6 +36,14 @@ static bool cpu_mask_of(const char *name, uint32_t *mask)
     return false;
 }
 
+const char *cli_cpu_name(uint32_t mask)
+{
+    const char *name = cpu_names[0].name;
+    for (size_t i = 0; cpu_names[i].mask != TKV_CPU_ALL; i++)
+        name = (cpu_names[i].mask & ~mask) == 0 ? cpu_names[i].name : name;
+    return name;
+}
+
 static void print_option(const struct cli_option *o)
 {
     char left[64];
@@ -169,7 +177,9 @@ int cli_parse(const struct cli_syntax *s, struct cli_common *common, int argc, c
 {
     bool quiet = false, verbose = false, help = false;
     long n_cpus = sysconf(_SC_NPROCESSORS_ONLN);
-    *common = (struct cli_common){.cpu_mask = TKV_CPU_ALL};
+    *common = (struct cli_common){.cpu_mask = TKV_CPU_ALL, .started = cli_now()};
+    /* Before parsing: lists are split in place. */
+    cli_command_line(s->command, argc, argv, common->command, sizeof(common->command));
     const struct cli_option shared[] = {
         {"threads", 't', CLI_COUNT, &common->n_threads, "N", "threads (default: all processors)", 1,
          1024, false},

@@ -9,7 +9,8 @@ SMALL = ("--ctx", 512, "--n-kv-heads", 2, "--group", 4, "--head-dim", 128, "--th
 class Bench(command.CommandTest):
     def test_attend(self):
         result = self.json_of("bench", "attend", "--kv", "kv=turbo4,sink=0,tail=0", *SMALL)
-        self.assertEqual(list(result), ["kv", "bits_per_value", "us_per_kvhead_token", "stock", "speedup_vs_f16",
+        self.assertEqual(list(result), ["tightkv", "run", "kv", "n_ctx", "n_kv_heads", "group", "head_dim", "threads",
+                                        "bits_per_value", "us_per_kvhead_token", "stock", "speedup_vs_f16",
                                         "read_gb_per_s", "bandwidth_fraction"])
         self.assertEqual(result["kv"], "kv=turbo4,sink=0,tail=0")
         self.assertEqual(result["stock"], {"f16": None, "q8_0": None, "q4_0": None})
