@@ -59,7 +59,9 @@ struct llama_context *session_context(struct session *s, const struct session_ca
     params.offload_kqv = cache->spec != NULL;
     params.type_k = cache->spec ? GGML_TYPE_F16 : cache->type;
     params.type_v = params.type_k;
-    params.swa_full = false;
+    params.swa_full = s->watch != NULL;
+    params.cb_eval = s->watch;
+    params.cb_eval_user_data = s->watch_user;
     params.no_perf = true;
     struct llama_context *ctx = l->api.llama_init_from_model(s->model, params);
     if (!ctx)

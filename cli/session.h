@@ -15,6 +15,10 @@ struct session {
     uint32_t n_ctx_train;
     int n_threads;
     uint32_t n_ubatch;
+    /* Where set, sees the nodes that contexts made from now on compute. Their layers with a
+     * sliding window then keep every cell, in order. */
+    ggml_backend_sched_eval_callback watch;
+    void *watch_user;
 };
 
 /* A kind of cache: coded by the plug-in, or stock llama.cpp on the CPU. */
