@@ -33,6 +33,7 @@ static const char *const specs[] = {
     "k=turbo4c,v=turbo4,sink=0,tail=0",
     "k=turbo3c,v=turbo3,rot=none,sink=0,tail=0",
     "kv=turbo4,sink=64,tail=128",
+    "kv=turbo4,visual.k=q8,visual.v=kivi4,sink=0,tail=0",
 };
 
 struct machine {
@@ -272,8 +273,12 @@ static void write_rows(struct machine *m, uint32_t layer, size_t n, const int64_
     }
     for (size_t i = 0; i < n && !bad && rows[0].data; i++) /* the key brings the position */
         m->pos[layer][slots[i]] = pos ? pos[i] : -1;
-    FUZZ_CHECK(tkv_cache_write(m->cache, layer, n, slots, pos, NULL, rows[0], rows[1], NULL) ==
+    uint8_t *klass = fuzz_alloc(n);
+    for (size_t i = 0; i < n; i++) /* runs that end within pages */
+        klass[i] = slots[i] / 80 % 2 ? TKV_SPAN_VISUAL : TKV_SPAN_TEXT;
+    FUZZ_CHECK(tkv_cache_write(m->cache, layer, n, slots, pos, klass, rows[0], rows[1], NULL) ==
                (bad ? TKV_ERR_RANGE : TKV_OK));
+    free(klass);
     free(data[0]);
     free(data[1]);
 }
@@ -363,7 +368,7 @@ static double error_bound(tkv_codec codec, tkv_kind kind)
 {
     tkv_codec f16;
     FUZZ_CHECK(tkv_codec_find("f16", &f16, NULL) == TKV_OK);
-    if (codec.id == f16.id)
+    if (codec.id == f16.id || codec.id == TKV_CODEC_NONE)
         return 0;
     double bits = 8.0 * (double)tkv_page_bytes(codec, kind, 512) / (512.0 * TKV_PAGE_TOKENS);
     return fmin(1.0, fmax(0.01, 8 * exp2(-bits)));
@@ -380,8 +385,8 @@ static bool start(struct machine *m, struct fuzz_input *in)
     shape.v_head_dim = m->head_dim[1] = dims[fuzz_below(in, 3)];
     m->n_slots = 64 * (1 + fuzz_below(in, MAX_SLOTS / 64));
     shape.n_slots = (uint32_t)m->n_slots;
-    m->bound[0] = error_bound(m->spec.k, TKV_K);
-    m->bound[1] = error_bound(m->spec.v, TKV_V);
+    m->bound[0] = fmax(error_bound(m->spec.k, TKV_K), error_bound(m->spec.visual_k, TKV_K));
+    m->bound[1] = fmax(error_bound(m->spec.v, TKV_V), error_bound(m->spec.visual_v, TKV_V));
     m->noise = 1 + fuzz_u16(in);
     m->ctx = fuzz_context(fuzz_u8(in) & 1 ? 0 : TKV_CPU_ALL);
     FUZZ_CHECK(tkv_cache_create(m->ctx, &m->spec, &m->cache, NULL) == TKV_OK);

@@ -300,6 +300,10 @@ typedef struct tkv_cache_stats {
     uint64_t n_pages_sealed;
     uint64_t n_pages_open;
     uint64_t n_pages_unsealable; /* open for good: they hold a non-finite value */
+    uint64_t visual_values;      /* of n_values: those of visual rows */
+    uint64_t visual_bytes;       /* of sealed_bytes and open_bytes: what visual rows take. A page
+                                  * that text and visual rows share counts by rows where both are
+                                  * exact or of one codec, else with the codes of its visual part */
 } tkv_cache_stats;
 
 TKV_API tkv_status tkv_cache_get_stats(const tkv_cache *cache, tkv_cache_stats *out);

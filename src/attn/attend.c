@@ -36,21 +36,51 @@ static void start_rows(struct tkv_worker *w)
     }
 }
 
+/* The coded parts of a page, without the slots that `exact` has bits for (one word a query). */
+static void coded_parts(struct tkv_worker *w, size_t i_page, const struct tkv_coding *coded,
+                        const uint64_t *exact)
+{
+    const struct tkv_layer *layer = w->job->layer;
+    for (uint8_t klass = 0; klass < TKV_N_CLASSES; klass++) {
+        const uint64_t rows = tkv_part_rows(coded->klass, coded->visual, klass);
+        uint64_t allow[TKV_BLOCK_ROWS];
+        for (uint32_t i = 0; i < w->n_queries; i++)
+            allow[i] = rows & ~exact[i];
+        if (rows && tkv_worker_mask(w, i_page, allow))
+            tkv_worker_page(w, &(struct tkv_view){
+                                   .page = coded->page,
+                                   .coded = tkv_part(layer, coded->klass, coded->record, klass),
+                                   .klass = klass,
+                               });
+    }
+}
+
 /* Strict: exact rows where sink and tail allow, coded ones elsewhere. */
-static void strict_page(struct tkv_worker *w, size_t i_page, const struct tkv_page *page,
-                        uint8_t *shadow)
+static void strict_page(struct tkv_worker *w, size_t i_page, const struct tkv_coding *shadow)
 {
     const struct tkv_attend_job *job = w->job;
-    uint64_t allow[TKV_BLOCK_ROWS];
+    uint64_t exact[TKV_BLOCK_ROWS];
     for (uint32_t i = 0; i < w->n_queries; i++)
-        allow[i] = tkv_exact_bits(&job->cache->spec, page, job->p->q_pos, w->first_query + i);
-    if (tkv_worker_mask(w, i_page, allow))
-        tkv_worker_page(w, &(struct tkv_view){.page = page});
-    for (uint32_t i = 0; i < w->n_queries; i++)
-        allow[i] = ~allow[i];
-    if (tkv_worker_mask(w, i_page, allow))
-        tkv_worker_page(
-            w, &(struct tkv_view){.page = page, .coded = shadow, .klass = tkv_page_class(page)});
+        exact[i] =
+            tkv_exact_bits(&job->cache->spec, shadow->page, job->p->q_pos, w->first_query + i);
+    if (tkv_worker_mask(w, i_page, exact))
+        tkv_worker_page(w, &(struct tkv_view){.page = shadow->page});
+    coded_parts(w, i_page, shadow, exact);
+}
+
+static void any_page(struct tkv_worker *w, size_t i_page, struct tkv_page *page)
+{
+    static const uint64_t none[TKV_BLOCK_ROWS];
+    const bool sealed = page->state == TKV_PAGE_SEALED;
+    if (sealed && page->klass == TKV_SPAN_MIXED)
+        coded_parts(w, i_page, &(struct tkv_coding){page, page->record, page->visual, page->klass},
+                    none);
+    else if (tkv_worker_mask(w, i_page, NULL))
+        tkv_worker_page(w, &(struct tkv_view){
+                               .page = page,
+                               .coded = sealed ? page->record : NULL,
+                               .klass = page->klass,
+                           });
 }
 
 static void run_chunk(struct tkv_worker *w, size_t chunk)
@@ -61,17 +91,13 @@ static void run_chunk(struct tkv_worker *w, size_t chunk)
         first + TKV_CHUNK_PAGES < job->n_pages ? first + TKV_CHUNK_PAGES : job->n_pages;
     start_rows(w);
     for (size_t i = first; i < end; i++) {
-        const struct tkv_page *page = &job->pages[i];
+        struct tkv_page *page = &job->pages[i];
         const bool follows = i + 1 < (job->in_order ? job->n_pages : end);
         tkv_worker_look_ahead(w, page, follows ? page + 1 : NULL);
         if (job->shadows && job->shadows[i].record)
-            strict_page(w, i, page, job->shadows[i].record);
-        else if (tkv_worker_mask(w, i, NULL))
-            tkv_worker_page(w, &(struct tkv_view){
-                                   .page = page,
-                                   .coded = page->state == TKV_PAGE_SEALED ? page->record : NULL,
-                                   .klass = page->klass,
-                               });
+            strict_page(w, i, &job->shadows[i]);
+        else
+            any_page(w, i, page);
     }
     if (w->acc_used[1])
         job->cache->ctx->kernels.unrotate(w->acc[1], w->n_rows, job->layer->head_dim[TKV_V],

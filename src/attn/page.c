@@ -15,11 +15,17 @@ static bool is_fused(const struct tkv_worker *w, uint8_t klass, tkv_kind kind)
     return ops->tile_i8 && !(w->job->p->flags & TKV_ATTEND_EXACT);
 }
 
+/* Of a sealed page, the class that is read first. */
+static uint8_t first_class(const struct tkv_page *page)
+{
+    return page->klass == TKV_SPAN_MIXED ? TKV_SPAN_TEXT : page->klass;
+}
+
 /* About as often as the kernels of a page call tkv_step_ahead. */
 static size_t count_steps(const struct tkv_worker *w, const struct tkv_page *page)
 {
     const size_t D = w->job->layer->head_dim[TKV_K], n_rows = w->n_rows;
-    if (page->state == TKV_PAGE_SEALED && is_fused(w, page->klass, TKV_K))
+    if (page->state == TKV_PAGE_SEALED && is_fused(w, first_class(page), TKV_K))
         return D * ((n_rows + 3) / 4) + 2 * TKV_STEPS_OF_ROW * n_rows;
     return 4 * D * ((n_rows + 5) / 6) + TKV_STEPS_OF_ROW * n_rows;
 }
@@ -31,8 +37,8 @@ void tkv_worker_look_ahead(struct tkv_worker *w, const struct tkv_page *page,
     const void *at = w->s;
     size_t bytes = 0;
     if (next && next->state == TKV_PAGE_SEALED) {
-        const struct tkv_layer_codec *codec = layer->codec[next->klass];
-        at = tkv_sealed_page(layer, next->klass, next->record, TKV_K, w->head);
+        const struct tkv_layer_codec *codec = layer->codec[first_class(next)];
+        at = tkv_sealed_page(layer, first_class(next), next->record, TKV_K, w->head);
         bytes = codec[TKV_K].page_bytes + codec[TKV_V].page_bytes;
     } else if (next && next->state == TKV_PAGE_OPEN) {
         at = tkv_open_rows(layer, next, TKV_K, w->head);

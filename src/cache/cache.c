@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "base/alloc.h"
+#include "base/bits.h"
 #include "base/status.h"
 #include "cache/cache.h"
 
@@ -105,6 +106,11 @@ static struct tkv_pool *pool_for(tkv_cache *cache, size_t record_bytes)
     return pool;
 }
 
+static bool same_codec(tkv_codec a, tkv_codec b)
+{
+    return a.id == b.id && a.flags == b.flags;
+}
+
 static tkv_status layer_codecs(const tkv_cache *cache, struct tkv_layer *layer, tkv_error *err)
 {
     const tkv_spec *spec = &cache->spec;
@@ -136,6 +142,10 @@ static tkv_status layer_codecs(const tkv_cache *cache, struct tkv_layer *layer, 
                 layer->shape.n_kv_heads * layer->codec[klass][kind].page_bytes;
         }
     }
+    layer->sealed_bytes[TKV_SPAN_MIXED] =
+        layer->sealed_bytes[TKV_SPAN_TEXT] + layer->sealed_bytes[TKV_SPAN_VISUAL];
+    layer->splits = !same_codec(chosen[TKV_SPAN_TEXT][TKV_K], chosen[TKV_SPAN_VISUAL][TKV_K]) ||
+                    !same_codec(chosen[TKV_SPAN_TEXT][TKV_V], chosen[TKV_SPAN_VISUAL][TKV_V]);
     return TKV_OK;
 }
 
@@ -147,11 +157,13 @@ static tkv_status layer_memory(tkv_cache *cache, struct tkv_layer *layer, tkv_er
     layer->streams = tkv_alloc_zero(a, layer->shape.n_streams * sizeof *layer->streams);
     layer->open_pool = pool_for(cache, tkv_open_bytes(layer));
     bool complete = layer->pages && layer->streams && layer->open_pool;
-    for (int klass = 0; klass < TKV_N_CLASSES; klass++) {
+    for (int klass = 0; klass < TKV_N_PAGE_CLASSES; klass++) {
         layer->sealed_pool[klass] = pool_for(cache, layer->sealed_bytes[klass]);
         complete = complete && layer->sealed_pool[klass];
     }
-    if (layer->codec[TKV_SPAN_TEXT][TKV_K].ops->caps & TKV_CAP_BALANCES) {
+    if ((layer->codec[TKV_SPAN_TEXT][TKV_K].ops->caps |
+         layer->codec[TKV_SPAN_VISUAL][TKV_K].ops->caps) &
+        TKV_CAP_BALANCES) {
         layer->q_square = tkv_alloc_zero(a, (size_t)layer->shape.n_kv_heads *
                                                 layer->head_dim[TKV_K] * sizeof(float));
         complete = complete && layer->q_square;
@@ -207,6 +219,30 @@ static uint64_t layer_meta_bytes(const struct tkv_layer *layer)
     return bytes;
 }
 
+/* Bytes that a page's n visual rows take: their part, or their share of what all rows take. */
+static uint64_t visual_bytes(const struct tkv_layer *layer, const struct tkv_page *page, uint32_t n)
+{
+    if (page->state == TKV_PAGE_SEALED && page->klass == TKV_SPAN_MIXED)
+        return layer->sealed_bytes[TKV_SPAN_VISUAL];
+    const uint64_t all = page->state == TKV_PAGE_SEALED ? layer->sealed_bytes[page->klass]
+                                                        : layer->open_pool->record_bytes;
+    const uint32_t n_rows =
+        page->state == TKV_PAGE_SEALED ? TKV_PAGE_TOKENS : tkv_count_bits(page->valid[TKV_K]);
+    return n ? all * n / n_rows : 0;
+}
+
+static void add_visual_stats(const struct tkv_layer *layer, const struct tkv_page *page,
+                             tkv_cache_stats *s)
+{
+    uint64_t visual = tkv_page_visual(page);
+    if (page->state == TKV_PAGE_OPEN)
+        visual &= page->valid[TKV_K];
+    const uint32_t n = tkv_count_bits(visual);
+    s->visual_values += (uint64_t)n * layer->shape.n_kv_heads *
+                        ((uint64_t)layer->head_dim[TKV_K] + layer->head_dim[TKV_V]);
+    s->visual_bytes += visual_bytes(layer, page, n);
+}
+
 static void add_layer_stats(const struct tkv_layer *layer, tkv_cache_stats *s)
 {
     for (int kind = TKV_K; kind <= TKV_V; kind++) {
@@ -222,6 +258,7 @@ static void add_layer_stats(const struct tkv_layer *layer, tkv_cache_stats *s)
         s->n_pages_unsealable += layer->pages[layer->open_pages[i]].nonfinite;
     for (size_t i = 0; i < layer->shape.n_streams * layer->pages_per_stream; i++) {
         const struct tkv_page *page = &layer->pages[i];
+        add_visual_stats(layer, page, s);
         if (page->state != TKV_PAGE_SEALED)
             continue;
         s->n_pages_sealed++;

@@ -13,6 +13,11 @@
 #define TKV_NO_POS    (-1)
 #define TKV_N_CLASSES 2
 
+/* Class of a page that holds rows of both classes: it is coded in two parts, each class's codecs
+ * over their own rows, and read part by part. */
+#define TKV_SPAN_MIXED     TKV_N_CLASSES
+#define TKV_N_PAGE_CLASSES (TKV_N_CLASSES + 1)
+
 enum tkv_page_state {
     TKV_PAGE_EMPTY = 0,
     TKV_PAGE_OPEN,
@@ -21,10 +26,13 @@ enum tkv_page_state {
 
 /* A page of all KV heads of one layer. Both kinds are valid everywhere in a sealed page. */
 struct tkv_page {
-    void *record;      /* open: see tkv_open; sealed: coded bytes [head][K page, V page] */
-    uint64_t valid[2]; /* open, by kind: slots that hold a row */
+    void *record; /* open: see tkv_open; sealed: of each part, coded [head][K page, V page] */
+    union {
+        uint64_t valid[2]; /* open, by kind: slots that hold a row */
+        uint64_t visual;   /* sealed: slots whose rows are visual */
+    };
     uint8_t state;     /* tkv_page_state */
-    uint8_t klass;     /* sealed: whose codecs */
+    uint8_t klass;     /* sealed: whose codecs, or TKV_SPAN_MIXED */
     uint8_t nonfinite; /* open for good: holds a NaN or an infinity */
     uint32_t i_open;   /* open: its place in the layer's list of open pages */
 };
@@ -60,9 +68,10 @@ struct tkv_layer {
     struct tkv_page *pages; /* [n_streams][pages_per_stream] */
     struct tkv_stream *streams;
     struct tkv_layer_codec codec[TKV_N_CLASSES][2]; /* [class][kind] */
-    size_t sealed_bytes[TKV_N_CLASSES];             /* record of all heads */
+    bool splits;                                    /* the classes' codecs differ */
+    size_t sealed_bytes[TKV_N_PAGE_CLASSES];        /* record of all heads */
     struct tkv_pool *open_pool;
-    struct tkv_pool *sealed_pool[TKV_N_CLASSES];
+    struct tkv_pool *sealed_pool[TKV_N_PAGE_CLASSES];
     size_t *open_pages; /* indices of open pages, unordered */
     size_t n_open, open_capacity;
     uint64_t n_rows[2]; /* rows held, by kind */
@@ -95,9 +104,28 @@ static inline struct tkv_open *tkv_open_info(const struct tkv_page *page)
 {
     return page->record;
 }
-/* Coded page of one head within a sealed record. */
-uint8_t *tkv_sealed_page(const struct tkv_layer *layer, uint8_t klass, void *record, tkv_kind kind,
+/* Coded page of one head within one part of a sealed record. */
+uint8_t *tkv_sealed_page(const struct tkv_layer *layer, uint8_t klass, void *part, tkv_kind kind,
                          uint32_t head);
+
+/* Slots of an open or sealed page whose rows are visual; the class of a page that has these. */
+uint64_t tkv_page_visual(const struct tkv_page *page);
+uint8_t tkv_page_class(const struct tkv_layer *layer, uint64_t visual);
+
+/* A page's coded parts: for a class, the slots that it codes (0: it has no part here), and the
+ * part within the record. */
+static inline uint64_t tkv_part_rows(uint8_t page_class, uint64_t visual, uint8_t klass)
+{
+    if (page_class != TKV_SPAN_MIXED)
+        return page_class == klass ? UINT64_MAX : 0;
+    return klass == TKV_SPAN_VISUAL ? visual : ~visual;
+}
+static inline void *tkv_part(const struct tkv_layer *layer, uint8_t page_class, void *record,
+                             uint8_t klass)
+{
+    const bool second = page_class == TKV_SPAN_MIXED && klass == TKV_SPAN_VISUAL;
+    return (uint8_t *)record + (second ? layer->sealed_bytes[TKV_SPAN_TEXT] : 0);
+}
 
 /* The page of a slot, and the slot's row in it. The slot must be in range. */
 struct tkv_page *tkv_page_of(const struct tkv_layer *layer, int64_t slot, uint32_t *row,
@@ -116,9 +144,11 @@ void tkv_page_drop(struct tkv_layer *layer, struct tkv_page *page);
 size_t tkv_coding_scratch_bytes(const struct tkv_layer *layer);
 struct tkv_codec_env tkv_layer_env(const tkv_cache *cache, const struct tkv_layer *layer,
                                    uint8_t klass, tkv_kind kind, uint32_t head);
-/* Codes one head of an open page; `valid` rows count. Balance and models must be known. */
-void tkv_code_head(const tkv_cache *cache, const struct tkv_layer *layer, uint8_t klass,
-                   tkv_kind kind, uint32_t head, const struct tkv_page *page, uint8_t *coded,
+/* Codes one head of an open page, the part of one class; valid rows count. Balance and models must
+ * be known. */
+struct tkv_coding;
+void tkv_code_head(const tkv_cache *cache, const struct tkv_layer *layer,
+                   const struct tkv_coding *coding, uint8_t klass, tkv_kind kind, uint32_t head,
                    void *scratch);
 /* Decodes one head of a coded page to f32 rows [64][head_dim] as they were written (un-rotated). */
 void tkv_decode_head(const tkv_cache *cache, const struct tkv_layer *layer, uint8_t klass,
@@ -127,7 +157,6 @@ void tkv_decode_head(const tkv_cache *cache, const struct tkv_layer *layer, uint
  * do without. */
 tkv_status tkv_layer_learn(tkv_cache *cache, struct tkv_layer *layer, uint8_t klass,
                            const struct tkv_page *page, tkv_error *err);
-uint8_t tkv_page_class(const struct tkv_page *page);
 bool tkv_page_finite(const struct tkv_layer *layer, const struct tkv_page *page);
 
 /* --- coding pages on all threads (seal.c) --- */
@@ -136,6 +165,8 @@ bool tkv_page_finite(const struct tkv_layer *layer, const struct tkv_page *page)
 struct tkv_coding {
     struct tkv_page *page;
     void *record;
+    uint64_t visual;
+    uint8_t klass; /* of the page */
 };
 
 /* Takes a record for an open page, and lets the layer learn from it if it has not learned. */

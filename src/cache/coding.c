@@ -55,18 +55,21 @@ static void to_basis(const tkv_cache *cache, const struct tkv_layer *layer, uint
         cache->ctx->kernels.rotate(x, TKV_PAGE_TOKENS, D, cache->ctx->sign);
 }
 
-void tkv_code_head(const tkv_cache *cache, const struct tkv_layer *layer, uint8_t klass,
-                   tkv_kind kind, uint32_t head, const struct tkv_page *page, uint8_t *coded,
+void tkv_code_head(const tkv_cache *cache, const struct tkv_layer *layer,
+                   const struct tkv_coding *coding, uint8_t klass, tkv_kind kind, uint32_t head,
                    void *scratch)
 {
+    const uint64_t rows = tkv_part_rows(coding->klass, coding->visual, klass);
+    void *part = tkv_part(layer, coding->klass, coding->record, klass);
     const struct tkv_codec_env env = tkv_layer_env(cache, layer, klass, kind, head);
     float *x = scratch;
     void *rest =
         (uint8_t *)scratch + tkv_align_up(sizeof(float) * TKV_PAGE_TOKENS * TKV_MAX_HEAD_DIM);
-    env.kernels->f16_to_f32(tkv_open_rows(layer, page, kind, head), x,
+    env.kernels->f16_to_f32(tkv_open_rows(layer, coding->page, kind, head), x,
                             (size_t)TKV_PAGE_TOKENS * env.head_dim);
     to_basis(cache, layer, klass, kind, head, x);
-    layer->codec[klass][kind].ops->encode(&env, x, page->valid[kind], coded, rest);
+    layer->codec[klass][kind].ops->encode(&env, x, coding->page->valid[kind] & rows,
+                                          tkv_sealed_page(layer, klass, part, kind, head), rest);
 }
 
 void tkv_decode_head(const tkv_cache *cache, const struct tkv_layer *layer, uint8_t klass,
@@ -82,15 +85,6 @@ void tkv_decode_head(const tkv_cache *cache, const struct tkv_layer *layer, uint
         for (uint32_t t = 0; t < TKV_PAGE_TOKENS; t++)
             for (uint32_t c = 0; c < env.head_dim; c++)
                 rows[t * env.head_dim + c] *= balance[c];
-}
-
-uint8_t tkv_page_class(const struct tkv_page *page)
-{
-    const struct tkv_open *info = tkv_open_info(page);
-    for (uint32_t t = 0; t < TKV_PAGE_TOKENS; t++)
-        if (info->klass[t] != TKV_SPAN_VISUAL)
-            return TKV_SPAN_TEXT;
-    return TKV_SPAN_VISUAL;
 }
 
 bool tkv_page_finite(const struct tkv_layer *layer, const struct tkv_page *page)

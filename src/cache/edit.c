@@ -21,6 +21,7 @@ static void forget_rows(const struct tkv_layer *layer, struct tkv_page *page, ui
     for (uint32_t t = first; t < first + n; t++) {
         info->pos[t] = TKV_NO_POS;
         info->stamp[t] = 0;
+        info->klass[t] = TKV_SPAN_TEXT;
     }
 }
 
@@ -151,7 +152,7 @@ static tkv_status copy_row(tkv_cache *cache, uint32_t index, int64_t dst, int64_
         (open && !((page->valid[TKV_K] | page->valid[TKV_V]) >> row & 1)))
         return tkv_cache_forget(cache, index, dst, 1, err);
     const int32_t pos = open ? tkv_open_info(page)->pos[row] : TKV_NO_POS;
-    const uint8_t klass = open ? tkv_open_info(page)->klass[row] : page->klass;
+    const uint8_t klass = tkv_page_visual(page) >> row & 1 ? TKV_SPAN_VISUAL : TKV_SPAN_TEXT;
     bool held[2];
     size_t bytes[2];
     for (int kind = TKV_K; kind <= TKV_V; kind++) {

@@ -26,12 +26,30 @@ uint16_t *tkv_open_rows(const struct tkv_layer *layer, const struct tkv_page *pa
     return (uint16_t *)(void *)(at + head * open_rows_bytes(layer, kind));
 }
 
-uint8_t *tkv_sealed_page(const struct tkv_layer *layer, uint8_t klass, void *record, tkv_kind kind,
+uint8_t *tkv_sealed_page(const struct tkv_layer *layer, uint8_t klass, void *part, tkv_kind kind,
                          uint32_t head)
 {
     const struct tkv_layer_codec *codec = layer->codec[klass];
-    uint8_t *at = (uint8_t *)record + head * (codec[TKV_K].page_bytes + codec[TKV_V].page_bytes);
+    uint8_t *at = (uint8_t *)part + head * (codec[TKV_K].page_bytes + codec[TKV_V].page_bytes);
     return kind == TKV_V ? at + codec[TKV_K].page_bytes : at;
+}
+
+uint64_t tkv_page_visual(const struct tkv_page *page)
+{
+    if (page->state != TKV_PAGE_OPEN)
+        return page->state == TKV_PAGE_SEALED ? page->visual : 0;
+    const struct tkv_open *info = tkv_open_info(page);
+    uint64_t visual = 0;
+    for (uint32_t t = 0; t < TKV_PAGE_TOKENS; t++)
+        visual |= (uint64_t)(info->klass[t] == TKV_SPAN_VISUAL) << t;
+    return visual;
+}
+
+uint8_t tkv_page_class(const struct tkv_layer *layer, uint64_t visual)
+{
+    if (!layer->splits || visual == 0)
+        return TKV_SPAN_TEXT;
+    return visual == UINT64_MAX ? TKV_SPAN_VISUAL : TKV_SPAN_MIXED;
 }
 
 struct tkv_page *tkv_page_of(const struct tkv_layer *layer, int64_t slot, uint32_t *row,
@@ -75,6 +93,26 @@ static void unlist_open(struct tkv_layer *layer, const struct tkv_page *page)
     layer->pages[last].i_open = page->i_open;
 }
 
+/* Decoded rows of one head, from all parts, into an open record. */
+static void decode_head_into(const tkv_cache *cache, const struct tkv_layer *layer,
+                             const struct tkv_page *sealed, const struct tkv_page *open,
+                             tkv_kind kind, uint32_t head, float *rows)
+{
+    const size_t D = layer->head_dim[kind];
+    uint16_t *out = tkv_open_rows(layer, open, kind, head);
+    for (uint8_t klass = 0; klass < TKV_N_CLASSES; klass++) {
+        const uint64_t here = tkv_part_rows(sealed->klass, sealed->visual, klass);
+        if (!here)
+            continue;
+        void *part = tkv_part(layer, sealed->klass, sealed->record, klass);
+        tkv_decode_head(cache, layer, klass, kind, head,
+                        tkv_sealed_page(layer, klass, part, kind, head), rows);
+        for (uint32_t t = 0; t < TKV_PAGE_TOKENS; t++)
+            if (here >> t & 1)
+                cache->ctx->kernels.f32_to_f16(rows + t * D, out + t * D, D);
+    }
+}
+
 /* Decoded rows of every head into a fresh open record. */
 static tkv_status decode_into(tkv_cache *cache, const struct tkv_layer *layer,
                               const struct tkv_page *sealed, const struct tkv_page *open,
@@ -84,15 +122,12 @@ static tkv_status decode_into(tkv_cache *cache, const struct tkv_layer *layer,
     float *rows = tkv_cache_scratch(cache, bytes);
     if (!rows)
         return tkv_fail_nomem(err, bytes, "scratch");
-    for (uint32_t head = 0; head < layer->shape.n_kv_heads; head++) {
-        for (int kind = TKV_K; kind <= TKV_V; kind++) {
-            const uint8_t *coded =
-                tkv_sealed_page(layer, sealed->klass, sealed->record, (tkv_kind)kind, head);
-            tkv_decode_head(cache, layer, sealed->klass, (tkv_kind)kind, head, coded, rows);
-            cache->ctx->kernels.f32_to_f16(rows, tkv_open_rows(layer, open, (tkv_kind)kind, head),
-                                           (size_t)TKV_PAGE_TOKENS * layer->head_dim[kind]);
-        }
-    }
+    for (uint32_t head = 0; head < layer->shape.n_kv_heads; head++)
+        for (int kind = TKV_K; kind <= TKV_V; kind++)
+            decode_head_into(cache, layer, sealed, open, (tkv_kind)kind, head, rows);
+    struct tkv_open *info = tkv_open_info(open);
+    for (uint32_t t = 0; t < TKV_PAGE_TOKENS; t++)
+        info->klass[t] = sealed->visual >> t & 1 ? TKV_SPAN_VISUAL : TKV_SPAN_TEXT;
     return TKV_OK;
 }
 
@@ -117,8 +152,6 @@ tkv_status tkv_page_open(tkv_cache *cache, struct tkv_layer *layer, struct tkv_p
     if (page->state == TKV_PAGE_SEALED) {
         open.valid[TKV_K] = open.valid[TKV_V] = UINT64_MAX;
         status = decode_into(cache, layer, page, &open, err);
-        if (status == TKV_OK)
-            memset(tkv_open_info(&open)->klass, page->klass, TKV_PAGE_TOKENS);
     }
     if (status == TKV_OK)
         status = list_open(cache, layer, page, err);

@@ -131,23 +131,37 @@ static void read_open(const tkv_cache *cache, const struct tkv_layer *layer,
     }
 }
 
-/* Rows [first, end) all lie in one sealed page: each head is decoded once. */
+/* Of rows [first, end), which lie in one page, those with a bit in `here`. */
+static void read_decoded(const tkv_cache *cache, const struct tkv_layer *layer,
+                         const struct read *r, size_t first, size_t end, uint64_t here,
+                         uint32_t head, const float *decoded)
+{
+    const uint32_t D = layer->head_dim[r->kind];
+    for (size_t i = first; i < end; i++) {
+        uint32_t row, stream;
+        tkv_page_of(layer, r->slots[i], &row, &stream);
+        if (!(here >> row & 1))
+            continue;
+        if (r->type == TKV_F16)
+            cache->ctx->kernels.f32_to_f16(decoded + (size_t)row * D,
+                                           (uint16_t *)(void *)row_out(r, i, head, D), D);
+        else
+            memcpy(row_out(r, i, head, D), decoded + (size_t)row * D, (size_t)D * 4);
+    }
+}
+
+/* Rows [first, end) all lie in one sealed page: each part of each head is decoded once. */
 static void read_sealed(const tkv_cache *cache, const struct tkv_layer *layer,
                         const struct tkv_page *page, const struct read *r, size_t first, size_t end,
                         float *decoded)
 {
-    const uint32_t D = layer->head_dim[r->kind];
-    for (uint32_t head = 0; head < layer->shape.n_kv_heads; head++) {
-        tkv_decode_head(cache, layer, page->klass, r->kind, head,
-                        tkv_sealed_page(layer, page->klass, page->record, r->kind, head), decoded);
-        for (size_t i = first; i < end; i++) {
-            uint32_t row, stream;
-            tkv_page_of(layer, r->slots[i], &row, &stream);
-            if (r->type == TKV_F16)
-                cache->ctx->kernels.f32_to_f16(decoded + (size_t)row * D,
-                                               (uint16_t *)(void *)row_out(r, i, head, D), D);
-            else
-                memcpy(row_out(r, i, head, D), decoded + (size_t)row * D, (size_t)D * 4);
+    for (uint8_t klass = 0; klass < TKV_N_CLASSES; klass++) {
+        const uint64_t here = tkv_part_rows(page->klass, page->visual, klass);
+        void *part = tkv_part(layer, page->klass, page->record, klass);
+        for (uint32_t head = 0; here && head < layer->shape.n_kv_heads; head++) {
+            tkv_decode_head(cache, layer, klass, r->kind, head,
+                            tkv_sealed_page(layer, klass, part, r->kind, head), decoded);
+            read_decoded(cache, layer, r, first, end, here, head, decoded);
         }
     }
 }

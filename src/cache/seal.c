@@ -42,10 +42,10 @@ static void code_item(void *arg, size_t item, uint32_t ith)
         return;
     const uint32_t head = (uint32_t)(item % per_page / 2);
     const tkv_kind kind = item % 2 ? TKV_V : TKV_K;
-    const uint8_t klass = tkv_page_class(coding->page);
-    tkv_code_head(b->cache, b->layer, klass, kind, head, coding->page,
-                  tkv_sealed_page(b->layer, klass, coding->record, kind, head),
-                  b->scratch + ith * b->scratch_bytes);
+    for (uint8_t klass = 0; klass < TKV_N_CLASSES; klass++)
+        if (tkv_part_rows(coding->klass, coding->visual, klass))
+            tkv_code_head(b->cache, b->layer, coding, klass, kind, head,
+                          b->scratch + ith * b->scratch_bytes);
 }
 
 tkv_status tkv_code_pages(tkv_cache *cache, const struct tkv_layer *layer,
@@ -64,34 +64,39 @@ tkv_status tkv_code_pages(tkv_cache *cache, const struct tkv_layer *layer,
 tkv_status tkv_coding_begin(tkv_cache *cache, struct tkv_layer *layer, struct tkv_page *page,
                             struct tkv_coding *out, tkv_error *err)
 {
-    *out = (struct tkv_coding){.page = page};
+    const uint64_t visual = tkv_page_visual(page);
+    *out =
+        (struct tkv_coding){.page = page, .visual = visual, .klass = tkv_page_class(layer, visual)};
     if (!tkv_page_finite(layer, page)) {
         page->nonfinite = 1;
         return TKV_OK;
     }
-    const uint8_t klass = tkv_page_class(page);
-    const tkv_status status = tkv_layer_learn(cache, layer, klass, page, err);
-    if (status != TKV_OK)
-        return status;
-    out->record = tkv_pool_take(layer->sealed_pool[klass]);
+    for (uint8_t klass = 0; klass < TKV_N_CLASSES; klass++) {
+        if (!tkv_part_rows(out->klass, visual, klass))
+            continue;
+        const tkv_status status = tkv_layer_learn(cache, layer, klass, page, err);
+        if (status != TKV_OK)
+            return status;
+    }
+    out->record = tkv_pool_take(layer->sealed_pool[out->klass]);
     if (!out->record)
-        return tkv_fail_nomem(err, layer->sealed_pool[klass]->record_bytes, "a coded page");
+        return tkv_fail_nomem(err, layer->sealed_pool[out->klass]->record_bytes, "a coded page");
     return TKV_OK;
 }
 
 void tkv_coding_drop(struct tkv_layer *layer, const struct tkv_coding *coding)
 {
     if (coding->record)
-        tkv_pool_give(layer->sealed_pool[tkv_page_class(coding->page)], coding->record);
+        tkv_pool_give(layer->sealed_pool[coding->klass], coding->record);
 }
 
 static void finish(struct tkv_layer *layer, const struct tkv_coding *coding)
 {
     struct tkv_page *page = coding->page;
-    const uint8_t klass = tkv_page_class(page);
     tkv_page_drop(layer, page);
     page->state = TKV_PAGE_SEALED;
-    page->klass = klass;
+    page->klass = coding->klass;
+    page->visual = coding->visual;
     page->record = coding->record;
 }
 

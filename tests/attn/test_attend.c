@@ -361,6 +361,83 @@ static void classes_share_a_domain(void **state)
     }
 }
 
+/* Pages that hold rows of both classes, with holes, sealed and as strict reads them. */
+static void pages_of_both_classes(void **state)
+{
+    (void)state;
+    static const char *const specs[] = {
+        "kv=f16,visual.k=turbo2,visual.v=kivi2,sink=0,tail=0",
+        "kv=turbo4,visual.k=turbo3c,visual.v=q8,sink=0,tail=0",
+        "k=kivi4,v=polar,visual.k=polar,visual.v=turbo2,sink=0,tail=0",
+    };
+    for (size_t i = 0; i < sizeof specs / sizeof specs[0]; i++) {
+        struct scene s;
+        tkv_error err;
+        make_scene(&s, specs[i], 64, 64, 2, 2, 256, 2);
+        fill(&s);
+        float rows[256 * 128];
+        int64_t slots[256];
+        uint8_t klass[256];
+        for (size_t t = 0; t < 256; t++) {
+            slots[t] = (int64_t)t;
+            klass[t] = t % 100 > 40 ? TKV_SPAN_VISUAL : TKV_SPAN_TEXT;
+        }
+        for (size_t c = 0; c < 256 * 128; c++)
+            rows[c] = gauss();
+        const tkv_rows both = {rows, TKV_F32, 128 * sizeof(float)};
+        assert_int_equal(
+            tkv_cache_write(s.cache, s.layer, 256, slots, NULL, klass, both, both, &err), TKV_OK);
+        assert_int_equal(tkv_cache_seal(s.cache, s.layer, &err), TKV_OK);
+        tkv_cache_stats stats = {.struct_size = sizeof stats};
+        assert_int_equal(tkv_cache_get_stats(s.cache, &stats), TKV_OK);
+        assert_int_equal(stats.n_pages_sealed, 4);
+        attend(&s);
+        assert_true(error_of(&s) < 1e-3);
+        s.p.flags = TKV_ATTEND_EXACT;
+        attend(&s);
+        assert_true(error_of(&s) < 1e-9);
+        drop_scene(&s);
+    }
+}
+
+/* What strict reads of an open page of both classes is what the sealed page gives. */
+static void strict_reads_both_classes(void **state)
+{
+    (void)state;
+    static const char *const specs[] = {
+        "kv=f16,visual.k=turbo2,visual.v=turbo2,sink=0,tail=0",
+        "kv=f16,visual.k=turbo2,visual.v=turbo2,sink=0,tail=0,strict=1",
+    };
+    float first[2 * 2 * 64];
+    for (int strict = 0; strict < 2; strict++) {
+        struct scene s;
+        tkv_error err;
+        float rows[64 * 64];
+        int64_t slots[64];
+        int32_t pos[64];
+        uint8_t klass[64];
+        make_scene(&s, specs[strict], 64, 64, 1, 2, 64, 2);
+        for (size_t t = 0; t < 64; t++) {
+            slots[t] = (int64_t)t;
+            pos[t] = (int32_t)t;
+            klass[t] = t >= 1 && t < 50 ? TKV_SPAN_VISUAL : TKV_SPAN_TEXT;
+        }
+        for (size_t c = 0; c < 64 * 64; c++)
+            rows[c] = gauss();
+        const tkv_rows both = {rows, TKV_F32, 64 * sizeof(float)};
+        assert_int_equal(tkv_cache_write(s.cache, s.layer, 64, slots, pos, klass, both, both, &err),
+                         TKV_OK);
+        if (!strict)
+            assert_int_equal(tkv_cache_seal(s.cache, s.layer, &err), TKV_OK);
+        s.p.q_pos = pos + 62;
+        attend(&s);
+        if (strict)
+            assert_memory_equal(first, s.out, sizeof first);
+        memcpy(first, s.out, sizeof first);
+        drop_scene(&s);
+    }
+}
+
 static void nothing_to_see(void **state)
 {
     (void)state;
@@ -408,6 +485,8 @@ int main(void)
         cmocka_unit_test(threads_and_batches_change_nothing),
         cmocka_unit_test(strict_reads_codes),
         cmocka_unit_test(classes_share_a_domain),
+        cmocka_unit_test(pages_of_both_classes),
+        cmocka_unit_test(strict_reads_both_classes),
         cmocka_unit_test(nothing_to_see),
         cmocka_unit_test(bad_arguments),
     };

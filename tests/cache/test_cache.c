@@ -46,14 +46,19 @@ static float value(uint32_t tag, uint32_t c)
     return (float)((int32_t)(x >> 20) - 2048) / 512.0f;
 }
 
-static void put(struct fixture *f, int64_t slot, int32_t pos, uint32_t tag)
+static void put_class(struct fixture *f, int64_t slot, int32_t pos, uint32_t tag, uint8_t klass)
 {
     float row[2 * D];
     for (uint32_t c = 0; c < 2 * D; c++)
         row[c] = value(tag, c);
     const tkv_rows rows = {row, TKV_F32, 0};
-    assert_int_equal(tkv_cache_write(f->cache, f->layer, 1, &slot, &pos, NULL, rows, rows, NULL),
+    assert_int_equal(tkv_cache_write(f->cache, f->layer, 1, &slot, &pos, &klass, rows, rows, NULL),
                      TKV_OK);
+}
+
+static void put(struct fixture *f, int64_t slot, int32_t pos, uint32_t tag)
+{
+    put_class(f, slot, pos, tag, TKV_SPAN_TEXT);
 }
 
 static void seal(struct fixture *f)
@@ -151,6 +156,59 @@ static void a_written_slot_reopens_its_page(void **state)
         if (t != 10)
             assert_memory_equal(before[t], after[t], sizeof before[t]);
     assert_true(distance(&f, 10, 1000) < 0.03);
+    close_cache(&f);
+}
+
+/* One text row, 100 visual ones, text: pages 0 and 1 hold both. */
+static uint8_t class_of(uint32_t t)
+{
+    return t >= 1 && t < 101 ? TKV_SPAN_VISUAL : TKV_SPAN_TEXT;
+}
+
+static void visual_rows_have_their_own_codec(void **state)
+{
+    (void)state;
+    struct fixture f;
+    open_cache(&f, "f16,visual.k=turbo3,visual.v=turbo3,sink=0,tail=0", 256, 1);
+    for (uint32_t t = 0; t < 192; t++)
+        put_class(&f, t, (int32_t)t, t, class_of(t));
+    seal(&f);
+    assert_int_equal(stats(&f).n_pages_sealed, 3);
+    const tkv_cache_stats s = stats(&f);
+    const uint64_t per_row = 2 * 2 * D, text_page = 64 * per_row * 2;
+    assert_int_equal(s.visual_values, 100 * per_row);
+    /* both mixed pages hold a text part and a visual part */
+    assert_int_equal(s.sealed_bytes, 3 * text_page + s.visual_bytes);
+    assert_true(s.visual_bytes < text_page / 2);
+    for (int again = 0; again < 2; again++) {
+        for (uint32_t t = 0; t < 192; t++)
+            if (class_of(t) == TKV_SPAN_TEXT)
+                assert_true(distance(&f, t, t) == 0);
+            else
+                assert_true(distance(&f, t, t) > 1e-3 && distance(&f, t, t) < 0.1);
+        put(&f, 0, 0, 0); /* opens a mixed page: its rows keep their classes and their codes */
+        assert_int_equal(stats(&f).visual_values, 100 * per_row);
+        seal(&f);
+    }
+    assert_int_equal(stats(&f).visual_bytes, s.visual_bytes);
+    assert_int_equal(tkv_cache_copy(f.cache, f.layer, 192, 0, 64, NULL), TKV_OK);
+    assert_true(distance(&f, 192, 0) == 0 && distance(&f, 193, 1) > 1e-3);
+    assert_int_equal(stats(&f).visual_values, 163 * per_row);
+    close_cache(&f);
+}
+
+/* Without codecs of their own, visual rows share pages with text; they are still counted. */
+static void visual_rows_without_a_codec_are_text(void **state)
+{
+    (void)state;
+    struct fixture f;
+    open_cache(&f, "turbo4,sink=0,tail=0", 256, 1);
+    for (uint32_t t = 0; t < 128; t++)
+        put_class(&f, t, (int32_t)t, t, class_of(t));
+    seal(&f);
+    const tkv_cache_stats s = stats(&f);
+    assert_int_equal(s.visual_values, 100 * 2 * 2 * D);
+    assert_int_equal(s.visual_bytes, s.sealed_bytes / 2 * 63 / 64 + s.sealed_bytes / 2 * 37 / 64);
     close_cache(&f);
 }
 
@@ -262,6 +320,8 @@ int main(void)
         cmocka_unit_test(sink_and_tail_stay_exact),
         cmocka_unit_test(interleaved_sequences_share_the_tail),
         cmocka_unit_test(a_written_slot_reopens_its_page),
+        cmocka_unit_test(visual_rows_have_their_own_codec),
+        cmocka_unit_test(visual_rows_without_a_codec_are_text),
         cmocka_unit_test(non_finite_pages_never_seal),
         cmocka_unit_test(copies_between_streams),
         cmocka_unit_test(forgetting_gives_memory_back),
