@@ -30,6 +30,9 @@ typedef enum cli_level { CLI_QUIET = -1, CLI_NORMAL = 0, CLI_VERBOSE = 1 } cli_l
 /* Prints "tightkv: ..." on stderr; the line names the thing and the cure. Returns CLI_DATA. */
 int cli_fail(const char *format, ...) CLI_PRINTF(1, 2);
 
+/* The last such line, without "tightkv: "; static storage. */
+const char *cli_last_failure(void);
+
 /* The same for a wrong command line, with a pointer to --help. Returns CLI_USAGE. */
 int cli_misuse(const char *command, const char *format, ...) CLI_PRINTF(2, 3);
 

@@ -1,17 +1,16 @@
 /* tightkv eval: quality of coded caches through the real plug-in. */
 #include <cjson/cJSON.h>
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "bench_tools.h"
 #include "eval.h"
 
-struct eval_options {
-    struct cli_common common;
-    const char *model, *text, *recall;
-    struct cli_list kv, stock;
-    int64_t n_ctx, n_chunks, n_ubatch;
+/* The parts, in the order in which they run and their keys stand in the results. */
+static const struct eval_part_ops *const part_ops[] = {&eval_text_ops, &eval_recall_ops};
+
+enum {
+    N_PARTS = sizeof(part_ops) / sizeof(part_ops[0])
 };
 
 static const char about[] = "Compares caches with stock llama.cpp's own f16 cache on the same "
@@ -92,161 +91,45 @@ static int make_rows(struct eval *e, struct eval_options *o, const struct cli_ll
     return rc;
 }
 
-static void free_rows(struct eval *e)
-{
-    for (size_t i = 0; i < e->n_rows; i++) {
-        free((char *)e->rows[i].kv);
-        free(e->rows[i].strict_spec);
-        metrics_free(&e->rows[i].text);
-    }
-    free(e->rows);
-}
-
-/* ---- results ------------------------------------------------------------------------------- */
-
-static double ratio(double a, double b)
-{
-    return b > 0 ? a / b : NAN;
-}
-
-struct figure {
-    const char *key;   /* of the JSON */
-    const char *title; /* of the table */
-    int digits;
-    double value;
-};
-
-enum { N_FIGURES = 13 };
-
-static void figures_of(const struct eval *e, const struct eval_row *row,
-                       struct figure out[N_FIGURES])
-{
-    const struct metrics *m = &row->text;
-    const struct eval_usage *use =
-        row->text_usage.n_contexts ? &row->text_usage : &row->recall_usage;
-    double n = (double)m->n, n_asked = (double)e->n_asked;
-    const struct figure figures[N_FIGURES] = {
-        {"bits_per_value", "bits", 3, ratio(8 * use->bytes, use->n_values)},
-        {"book_mib", NULL, 0, 0},
-        {"kv_mib", "MiB", 2, ratio(use->bytes, (double)use->n_contexts) / (1 << 20)},
-        {"exact_fraction", "exact", 3, ratio(row->exact_sum, row->n_measured)},
-        {"read_fraction", "read", 3, ratio(row->read_sum, row->n_measured)},
-        {"ppl", "ppl", 3, m->n ? exp(m->nll / n) : NAN},
-        {"ppl_f16", "ppl f16", 3, m->n ? exp(m->nll_reference / n) : NAN},
-        {"kld_mean", "KLD", 6, ratio(m->kld, n)},
-        {"kld_median", "median", 6, metrics_quantile(m->klds, m->n, .5)},
-        {"kld_p999", "99.9%", 5, metrics_quantile(m->klds, m->n, .999)},
-        {"same_top1", "same top", 4, ratio((double)m->n_same_top, n)},
-        {"recall", "recall", 4, ratio((double)row->n_recalled, n_asked)},
-        {"recall_f16", "recall f16", 4, ratio((double)e->n_recalled_f16, n_asked)},
-    };
-    memcpy(out, figures, sizeof(figures));
-}
-
-static int print_json(const struct eval *e)
-{
-    cJSON *root = cJSON_CreateObject();
-    cli_json_text(root, "model", e->session->path);
-    cJSON *rows = cli_json_array(root, "rows");
-    for (size_t i = 0; i < e->n_rows; i++) {
-        struct figure figures[N_FIGURES];
-        figures_of(e, &e->rows[i], figures);
-        cJSON *row = cli_json_object(rows, NULL);
-        cli_json_text(row, "kv", e->rows[i].kv);
-        for (size_t f = 0; f < N_FIGURES; f++)
-            cli_json_number(row, figures[f].key, figures[f].value);
-    }
-    return cli_json_print(root);
-}
-
-static int print_table(const struct eval *e)
-{
-    const char **cells = cli_alloc((e->n_rows + 1) * (N_FIGURES + 1), sizeof(*cells));
-    size_t n = 0, n_columns = 0;
-    for (size_t row = 0; row <= e->n_rows; row++) {
-        struct figure figures[N_FIGURES];
-        figures_of(e, &e->rows[row ? row - 1 : 0], figures);
-        cells[n++] = cli_format("%s", row ? e->rows[row - 1].kv : "kv");
-        for (size_t f = 0; f < N_FIGURES; f++) {
-            if (!figures[f].title)
-                continue;
-            if (row == 0)
-                cells[n++] = cli_format("%s", figures[f].title);
-            else if (isfinite(figures[f].value))
-                cells[n++] = cli_format("%.*f", figures[f].digits, figures[f].value);
-            else
-                cells[n++] = cli_format("-");
-        }
-        n_columns = row == 0 ? n : n_columns;
-    }
-    cli_table_print(cells, e->n_rows + 1, n_columns);
-    for (size_t i = 0; i < n; i++)
-        free((char *)cells[i]);
-    free(cells);
-    return CLI_OK;
-}
-
 /* ---- the command --------------------------------------------------------------------------- */
 
-/* What is to be scored, in tokens. */
-struct material {
-    struct session_tokens text;
-    size_t n_chunks;
-    struct recall_set recall;
-};
-
-static int load_text(struct session *s, const struct eval_options *o, struct material *m)
+static int load_parts(struct eval *e, const struct eval_options *o)
 {
-    size_t n_bytes;
-    char *text = cli_read_file(o->text, &n_bytes);
-    if (!text)
-        return CLI_DATA;
-    int rc = session_tokenize(s, text, n_bytes, true, &m->text);
-    free(text);
-    if (rc != CLI_OK)
-        return rc;
-    m->n_chunks = m->text.n / (size_t)o->n_ctx;
-    if (m->n_chunks == 0)
-        return cli_fail(
-            "%s has %zu tokens, less than one window; take a longer text or a smaller --ctx",
-            o->text, m->text.n);
-    if (m->n_chunks > (size_t)o->n_chunks)
-        m->n_chunks = (size_t)o->n_chunks;
-    return CLI_OK;
+    int rc = CLI_OK;
+    e->n_parts = N_PARTS;
+    for (size_t i = 0; i < N_PARTS; i++)
+        e->parts[i].ops = part_ops[i];
+    for (size_t i = 0; i < N_PARTS && rc == CLI_OK; i++)
+        rc = part_ops[i]->load(e, &e->parts[i], o);
+    return rc;
 }
 
-static int load_recall(struct session *s, const struct eval_options *o, struct material *m)
+static int print_results(const struct eval *e, const struct eval_options *o)
 {
-    size_t n_bytes;
-    char *text = cli_read_file(o->recall, &n_bytes);
-    if (!text)
-        return CLI_DATA;
-    int rc = recall_parse(s, text, o->recall, &m->recall);
-    free(text);
-    return rc;
+    cJSON *json = eval_json(e, o);
+    if (o->common.json)
+        return cli_json_print(json);
+    eval_print_table(json);
+    cJSON_Delete(json);
+    return CLI_OK;
 }
 
 static int run_eval(struct eval *e, const struct eval_options *o)
 {
-    struct material m = {0};
-    int rc = o->text ? load_text(e->session, o, &m) : CLI_OK;
-    if (rc == CLI_OK && o->recall)
-        rc = load_recall(e->session, o, &m);
-    double total = (double)(m.n_chunks * (size_t)o->n_ctx);
-    for (size_t i = 0; i < m.recall.n; i++)
-        total += (double)recall_item_tokens(&m.recall.items[i]);
-    cli_progress_begin(e->progress, rc == CLI_OK ? o->common.level : CLI_QUIET,
-                       total * (double)(e->n_rows + 1));
-    if (rc == CLI_OK && o->text)
-        rc = eval_text(e, &m.text, (size_t)o->n_ctx, m.n_chunks);
-    if (rc == CLI_OK && o->recall)
-        rc = eval_recall(e, &m.recall);
-    cli_progress_end(e->progress);
-    recall_free(&m.recall);
-    free(m.text.ids);
-    if (rc != CLI_OK)
-        return rc;
-    return o->common.json ? print_json(e) : print_table(e);
+    struct eval_part parts[N_PARTS] = {{0}};
+    e->parts = parts;
+    int rc = load_parts(e, o);
+    if (rc == CLI_OK) {
+        cli_progress_begin(e->progress, o->common.level, eval_total_tokens(e));
+        rc = eval_run(e);
+        cli_progress_end(e->progress);
+    }
+    if (rc == CLI_OK)
+        rc = print_results(e, o);
+    for (size_t i = 0; i < e->n_rows && rc == CLI_OK; i++)
+        rc = e->rows[i].error ? CLI_DATA : CLI_OK;
+    eval_free_parts(e);
+    return rc;
 }
 
 int cmd_eval(int argc, char **argv)
@@ -270,7 +153,7 @@ int cmd_eval(int argc, char **argv)
         rc = run_eval(&e, &o);
     }
     session_close(&session);
-    free_rows(&e);
+    eval_free_rows(&e);
     cli_list_free(&o.kv);
     cli_list_free(&o.stock);
     return rc;

@@ -1,13 +1,186 @@
-/* What evaluation by text and by recall share. */
+/* Runs the parts of an evaluation, and what they share. */
 #include "eval.h"
 
-void eval_measure_begin(struct eval *e, struct eval_row *row)
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- records -------------------------------------------------------------------------------- */
+
+static size_t row_index(const struct eval *e, const struct eval_row *row)
 {
-    if (row->cache.spec)
+    return row ? 1 + (size_t)(row - e->rows) : 0;
+}
+
+static struct eval_record *slot_of(const struct eval *e, const struct eval_part *part, size_t unit,
+                                   const struct eval_row *row)
+{
+    return &part->records[unit * (1 + e->n_rows) + row_index(e, row)];
+}
+
+const struct eval_record *eval_record_of(const struct eval *e, const struct eval_part *part,
+                                         size_t unit, const struct eval_row *row)
+{
+    if (!part->records || (row && row->error))
+        return NULL;
+    const struct eval_record *record = slot_of(e, part, unit, row);
+    return record->data ? record : NULL;
+}
+
+void *eval_keep(struct eval_record *record, size_t n_bytes)
+{
+    free(record->data);
+    record->data = cli_alloc(n_bytes, 1);
+    record->n_bytes = n_bytes;
+    return record->data;
+}
+
+static void add_held(struct eval_held *sum, const struct eval_held *more)
+{
+    sum->n_contexts += more->n_contexts;
+    sum->n_values += more->n_values;
+    sum->bytes += more->bytes;
+    sum->exact += more->exact;
+    sum->read += more->read;
+    sum->n_measured += more->n_measured;
+    sum->forward_seconds += more->forward_seconds;
+}
+
+struct eval_held eval_held_in(const struct eval *e, const struct eval_part *part,
+                              const struct eval_row *row)
+{
+    struct eval_held sum = {0};
+    for (size_t unit = 0; unit < part->n_units; unit++) {
+        const struct eval_record *record = eval_record_of(e, part, unit, row);
+        if (record)
+            add_held(&sum, &record->held);
+    }
+    return sum;
+}
+
+static void free_records(const struct eval *e, struct eval_part *part)
+{
+    for (size_t i = 0; part->records && i < part->n_units * (1 + e->n_rows); i++)
+        free(part->records[i].data);
+    free(part->records);
+    part->records = NULL;
+}
+
+/* ---- running -------------------------------------------------------------------------------- */
+
+static size_t unit_tokens(const struct eval_part *part, size_t unit)
+{
+    struct eval_work work = part->ops->work(part, unit);
+    return work.n_batched + work.n_single;
+}
+
+double eval_total_tokens(const struct eval *e)
+{
+    double total = 0;
+    for (size_t i = 0; i < e->n_parts; i++) {
+        const struct eval_part *part = &e->parts[i];
+        size_t n_units = part->state ? part->ops->n_units(part) : 0;
+        for (size_t unit = 0; unit < n_units; unit++)
+            total += (double)unit_tokens(part, unit);
+    }
+    return total * (double)(1 + e->n_rows);
+}
+
+static int run_one(struct eval *e, struct eval_part *part, size_t unit, struct eval_row *row)
+{
+    struct eval_record *record = slot_of(e, part, unit, row);
+    double before = e->session->decode_seconds;
+    int rc = part->ops->run(e, part, unit, row, record);
+    record->held.forward_seconds = e->session->decode_seconds - before;
+    e->forward_seconds += record->held.forward_seconds;
+    cli_progress_step(e->progress, (double)unit_tokens(part, unit), NULL);
+    if (rc == CLI_OK)
+        return rc;
+    free(record->data);
+    *record = (struct eval_record){0};
+    if (!row)
+        return rc;
+    row->error = cli_format("%s", cli_last_failure());
+    return CLI_OK;
+}
+
+static bool is_wanted(const struct eval *e, const struct eval_part *part, size_t unit,
+                      const struct eval_row *row)
+{
+    return !(row && row->error) && !eval_record_of(e, part, unit, row);
+}
+
+static int run_unit(struct eval *e, struct eval_part *part, size_t unit)
+{
+    bool rows_wanted = false;
+    for (size_t i = 0; i < e->n_rows; i++)
+        rows_wanted = rows_wanted || is_wanted(e, part, unit, &e->rows[i]);
+    int rc = CLI_OK;
+    if (is_wanted(e, part, unit, NULL) || (rows_wanted && part->ops->reference_runs_again))
+        rc = run_one(e, part, unit, NULL);
+    for (size_t i = 0; i < e->n_rows && rc == CLI_OK; i++)
+        if (is_wanted(e, part, unit, &e->rows[i]))
+            rc = run_one(e, part, unit, &e->rows[i]);
+    return rc;
+}
+
+static int run_part(struct eval *e, struct eval_part *part)
+{
+    int rc = CLI_OK;
+    for (size_t unit = 0; unit < part->n_units && rc == CLI_OK; unit++) {
+        char label[64];
+        snprintf(label, sizeof(label), "%s, %zu of %zu", part->ops->name, unit + 1, part->n_units);
+        cli_progress_step(e->progress, 0, label);
+        rc = run_unit(e, part, unit);
+    }
+    return rc;
+}
+
+int eval_run(struct eval *e)
+{
+    for (size_t i = 0; i < e->n_parts; i++) {
+        struct eval_part *part = &e->parts[i];
+        part->n_units = part->state ? part->ops->n_units(part) : 0;
+        part->records = cli_alloc(part->n_units * (1 + e->n_rows), sizeof(*part->records));
+    }
+    int rc = CLI_OK;
+    for (size_t i = 0; i < e->n_parts && rc == CLI_OK; i++)
+        rc = run_part(e, &e->parts[i]);
+    return rc;
+}
+
+void eval_free_parts(struct eval *e)
+{
+    for (size_t i = 0; i < e->n_parts; i++) {
+        free_records(e, &e->parts[i]);
+        e->parts[i].ops->free(&e->parts[i]);
+    }
+}
+
+void eval_free_rows(struct eval *e)
+{
+    for (size_t i = 0; i < e->n_rows; i++) {
+        free((char *)e->rows[i].kv);
+        free(e->rows[i].strict_spec);
+        free(e->rows[i].error);
+    }
+    free(e->rows);
+}
+
+/* ---- what parts share ----------------------------------------------------------------------- */
+
+struct llama_context *eval_context(struct eval *e, const struct eval_row *row, size_t n_tokens)
+{
+    const struct session_cache stock_f16 = {.type = GGML_TYPE_F16};
+    return session_context(e->session, row ? &row->cache : &stock_f16, n_tokens);
+}
+
+void eval_measure_begin(struct eval *e, const struct eval_row *row)
+{
+    if (row && row->cache.spec)
         e->session->llama->measure(1);
 }
 
-static int plugin_stats(struct eval *e, struct eval_row *row, struct tightkv_ggml_stats *out)
+static int plugin_stats(struct eval *e, const struct eval_row *row, struct tightkv_ggml_stats *out)
 {
     *out = (struct tightkv_ggml_stats){.struct_size = sizeof(*out)};
     if (e->session->llama->stats(out) != TKV_OK || out->n_caches == 0)
@@ -16,40 +189,44 @@ static int plugin_stats(struct eval *e, struct eval_row *row, struct tightkv_ggm
     return CLI_OK;
 }
 
-int eval_measure_end(struct eval *e, struct eval_row *row)
+int eval_measure_end(struct eval *e, const struct eval_row *row, struct eval_held *held)
 {
+    if (!row)
+        return CLI_OK;
     if (!row->cache.spec) {
         /* Stock attention reads every row, as the cache holds it. */
-        row->exact_sum += row->cache.type == GGML_TYPE_F16 || row->cache.type == GGML_TYPE_F32;
-        row->read_sum += 1;
-        row->n_measured += 1;
+        held->exact += row->cache.type == GGML_TYPE_F16 || row->cache.type == GGML_TYPE_F32;
+        held->read += 1;
+        held->n_measured += 1;
         return CLI_OK;
     }
     struct tightkv_ggml_stats st;
     int rc = plugin_stats(e, row, &st);
     e->session->llama->measure(0);
-    row->exact_sum += st.exact_fraction * (double)st.n_scored;
-    row->read_sum += st.read_fraction * (double)st.n_scored;
-    row->n_measured += (double)st.n_scored;
+    held->exact += st.exact_fraction * (double)st.n_scored;
+    held->read += st.read_fraction * (double)st.n_scored;
+    held->n_measured += (double)st.n_scored;
     return rc;
 }
 
-int eval_add_usage(struct eval *e, struct eval_row *row, struct llama_context *ctx,
-                   struct eval_usage *usage)
+int eval_add_held(struct eval *e, const struct eval_row *row, struct llama_context *ctx,
+                  struct eval_held *held)
 {
-    usage->n_contexts++;
+    if (!row)
+        return CLI_OK;
+    held->n_contexts++;
     if (!row->cache.spec) {
         /* What llama.cpp would save of a stock cache is its rows, and a few bytes a token for
          * positions. */
         double bytes = (double)e->session->llama->api.llama_state_seq_get_size(ctx, 0);
-        usage->bytes += bytes;
-        usage->n_values += 8 * bytes / session_type_bits(e->session, row->cache.type);
+        held->bytes += bytes;
+        held->n_values += 8 * bytes / session_type_bits(e->session, row->cache.type);
         return CLI_OK;
     }
     struct tightkv_ggml_stats st;
     int rc = plugin_stats(e, row, &st);
     /* What the plug-in could not code counts as the f16 that it is. */
-    usage->bytes += (double)(st.sealed_bytes + st.open_bytes + st.meta_bytes + st.plain_bytes);
-    usage->n_values += (double)st.n_values + (double)st.plain_bytes / 2;
+    held->bytes += (double)(st.sealed_bytes + st.open_bytes + st.meta_bytes + st.plain_bytes);
+    held->n_values += (double)st.n_values + (double)st.plain_bytes / 2;
     return rc;
 }

@@ -1,14 +1,28 @@
-/* Quality of caches against stock llama.cpp's f16 cache, by text and by recall of facts. */
+/* Quality of caches against stock llama.cpp's f16 cache.
+ *
+ * An evaluation is a list of *parts* (text, recall, ...), each in a file of its own, eval_<part>.c,
+ * registered in one line of cmd_eval.c. A part's work comes in *units* (a window of a text, an
+ * item of questions): eval_run() runs each for the reference, stock llama.cpp's f16 cache, and
+ * then for every row, and keeps one *record* of each run: a few numbers or a flat array, without
+ * pointers, because records also go to the journal, from which an evaluation that was cut goes
+ * on. Results are made from records alone, after all have run. To add a part, fill one struct
+ * eval_part_ops. */
 #ifndef TKV_CLI_EVAL_H
 #define TKV_CLI_EVAL_H
 
-#include "metrics.h"
 #include "session.h"
+#include "stats.h"
 
-/* What a cache holds at the end of a context; sums over contexts. */
-struct eval_usage {
-    double bytes, n_values;
-    size_t n_contexts;
+struct cJSON;
+struct eval;
+struct eval_part;
+
+/* What the command line asks for. */
+struct eval_options {
+    struct cli_common common;
+    const char *model, *text, *recall;
+    struct cli_list kv, stock;
+    int64_t n_ctx, n_chunks, n_ubatch;
 };
 
 /* One cache under evaluation. */
@@ -16,10 +30,65 @@ struct eval_row {
     const char *kv; /* as given, or "stock:q4_0"; owned */
     struct session_cache cache;
     char *strict_spec; /* what cache.spec points to; owned */
-    struct eval_usage text_usage, recall_usage;
-    double exact_sum, read_sum, n_measured; /* fractions, weighted by the rows they are means of */
-    struct metrics text;
-    size_t n_recalled;
+    char *error;       /* why this row stopped, in one line; NULL: it did not. Owned */
+};
+
+/* What a cache holds at the end of a unit, and what was read while rows were scored. All are
+ * sums, so that those of units add up. */
+struct eval_held {
+    double n_contexts;
+    double n_values;
+    double bytes;
+    double exact, read, n_measured; /* fractions, weighted by the rows they are means of */
+    double forward_seconds;         /* inside llama.cpp */
+};
+
+/* What one unit gave for one cache. */
+struct eval_record {
+    struct eval_held held;
+    void *data; /* the part's own; NULL: not run yet */
+    size_t n_bytes;
+};
+
+/* Tokens that a unit decodes for one cache. */
+struct eval_work {
+    size_t n_batched; /* in batches, from an empty cache on */
+    size_t n_single;  /* after those, one at a time */
+};
+
+struct eval_part_ops {
+    const char *name;
+    /* The reference leaves more than its record for the rows of a unit to compare with: it runs
+     * again when rows of a unit are missing after a cut. */
+    bool reference_runs_again;
+
+    /* Reads what the options ask for into part->state; leaves it NULL when they ask for nothing.
+     * CLI_OK, or an exit code after a line on stderr; free() comes after either. */
+    int (*load)(struct eval *e, struct eval_part *part, const struct eval_options *o);
+    void (*free)(struct eval_part *part);
+
+    /* Only for parts with a state. */
+    size_t (*n_units)(const struct eval_part *part);
+    struct eval_work (*work)(const struct eval_part *part, size_t unit);
+
+    /* Runs a unit on a row's cache, or as the reference (row NULL), which always comes first:
+     * eval_context() gives a fresh context, eval_measure_begin() and _end() go around what is
+     * scored, eval_add_held() comes at the end, and eval_keep() takes the result. An error of a
+     * row ends that row only. CLI_OK, or an exit code after a line on stderr. */
+    int (*run)(struct eval *e, struct eval_part *part, size_t unit, const struct eval_row *row,
+               struct eval_record *out);
+
+    /* Adds the part's keys to a row's JSON, all of them: null where nothing was measured, also
+     * without a state. */
+    void (*add_json)(const struct eval *e, const struct eval_part *part, const struct eval_row *row,
+                     struct cJSON *json);
+};
+
+struct eval_part {
+    const struct eval_part_ops *ops;
+    void *state;
+    struct eval_record *records; /* [n_units][1 + n_rows], the reference first; of eval_run() */
+    size_t n_units;
 };
 
 struct eval {
@@ -27,12 +96,77 @@ struct eval {
     struct cli_progress *progress;
     struct eval_row *rows;
     size_t n_rows;
-    size_t n_asked, n_recalled_f16; /* recall */
+    struct eval_part *parts;
+    size_t n_parts;
+    double forward_seconds; /* of all records */
 };
 
-/* Scores `n_chunks` chunks of `n_ctx` tokens as llama-perplexity does: BOS first, second half
- * scored. */
-int eval_text(struct eval *e, const struct session_tokens *text, size_t n_ctx, size_t n_chunks);
+/* ---- eval.c: runs parts, and what they share ------------------------------------------------ */
+
+/* Runs all units of all parts. CLI_DATA when the reference failed; a row that fails has an
+ * `error` and no more records. */
+int eval_run(struct eval *e);
+
+/* Sum of the units' tokens over all caches: what eval_run() tells the progress bar in steps. */
+double eval_total_tokens(const struct eval *e);
+
+void eval_free_parts(struct eval *e);
+void eval_free_rows(struct eval *e);
+
+/* A context on a row's cache, or on the reference's (row NULL); NULL after a line on stderr.
+ * Freed with session_free(). */
+struct llama_context *eval_context(struct eval *e, const struct eval_row *row, size_t n_tokens);
+
+/* Around scored rows: collect which rows they read, then add that to `held`. Nothing for the
+ * reference (row NULL). */
+void eval_measure_begin(struct eval *e, const struct eval_row *row);
+int eval_measure_end(struct eval *e, const struct eval_row *row, struct eval_held *held);
+
+/* At the end of a context: adds what the row's cache holds. Nothing for the reference. */
+int eval_add_held(struct eval *e, const struct eval_row *row, struct llama_context *ctx,
+                  struct eval_held *held);
+
+/* Room for a record's result: n_bytes zeros. */
+void *eval_keep(struct eval_record *record, size_t n_bytes);
+
+/* The record of a unit for a row, or for the reference (row NULL); NULL when there is none. */
+const struct eval_record *eval_record_of(const struct eval *e, const struct eval_part *part,
+                                         size_t unit, const struct eval_row *row);
+
+/* What a row's cache held in the units of one part; zeros when none ran. */
+struct eval_held eval_held_in(const struct eval *e, const struct eval_part *part,
+                              const struct eval_row *row);
+
+/* ---- eval_results.c ------------------------------------------------------------------------- */
+
+/* The results as JSON, and as a table on stdout. */
+struct cJSON *eval_json(const struct eval *e, const struct eval_options *o);
+void eval_print_table(const struct cJSON *json);
+
+/* {low, high}, or null. */
+void eval_add_interval(struct cJSON *json, const char *key, struct stats_interval interval);
+
+/* ---- eval_text.c: windows of a text --------------------------------------------------------- */
+
+extern const struct eval_part_ops eval_text_ops;
+
+/* Scores `n_windows` windows of `n_ctx` tokens as llama-perplexity does: BOS first, second half
+ * scored. Borrows the tokens. */
+void eval_text_set(struct eval_part *part, const struct session_tokens *text, size_t n_ctx,
+                   size_t n_windows);
+
+/* What the tokens of a row score, second halves only. NaN and no intervals: not measured. */
+struct eval_text_figures {
+    struct stats_mean kld, same_top, nll, nll_change; /* nll_change: row minus reference */
+    double nll_reference, top5_overlap;
+    double kld_median, kld_p99, kld_p999, kld_max;
+};
+struct eval_text_figures eval_text_figures(const struct eval *e, const struct eval_part *part,
+                                           const struct eval_row *row);
+
+/* ---- eval_recall.c: facts put into a context, asked for at its end -------------------------- */
+
+extern const struct eval_part_ops eval_recall_ops;
 
 /* A question about the context of its item. */
 struct recall_question {
@@ -50,21 +184,15 @@ struct recall_set {
     size_t n;
 };
 
-/* Reads JSON lines {"context", "questions": [{"prompt", "answer"}]}; `name` is for messages. */
-int recall_parse(struct session *s, const char *text, const char *name, struct recall_set *out);
+/* Asks every question of every item, right answers kept in; an answer counts when every token of
+ * it is the most likely one. Takes what the set points to. */
+void eval_recall_set(struct eval_part *part, const struct recall_set *set);
+
+/* Right answers of a row, or of the reference (row NULL), among n_asked. */
+size_t eval_recall_right(const struct eval *e, const struct eval_part *part,
+                         const struct eval_row *row, size_t *n_asked);
+
 void recall_free(struct recall_set *set);
 size_t recall_item_tokens(const struct recall_item *item);
-
-/* Asks every question of every item, right answers kept in; an answer counts when every token of
- * it is the most likely one. */
-int eval_recall(struct eval *e, const struct recall_set *set);
-
-/* Around scored rows: collect which rows they read, then add that to the row's fractions. */
-void eval_measure_begin(struct eval *e, struct eval_row *row);
-int eval_measure_end(struct eval *e, struct eval_row *row);
-
-/* At the end of a context: adds what the row's cache holds. */
-int eval_add_usage(struct eval *e, struct eval_row *row, struct llama_context *ctx,
-                   struct eval_usage *usage);
 
 #endif

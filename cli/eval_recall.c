@@ -1,5 +1,6 @@
 /* Recall: facts put into a context, asked for at its end. */
 #include <cjson/cJSON.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -54,9 +55,10 @@ static int take_item(struct session *s, const cJSON *line, struct recall_item *i
     return CLI_OK;
 }
 
-int recall_parse(struct session *s, const char *text, const char *name, struct recall_set *out)
+/* JSON lines {"context", "questions": [{"prompt", "answer"}]}; `name` is for messages. */
+static int parse_items(struct session *s, const char *text, const char *name,
+                       struct recall_set *out)
 {
-    *out = (struct recall_set){0};
     for (size_t n_lines = 1; *text; n_lines++) {
         size_t n = strcspn(text, "\n");
         if (n > 0) {
@@ -95,7 +97,7 @@ static void check_answer(void *user, const float *logits, size_t i, size_t n)
 /* Asks one question: the prompt but for its last token, then the tokens whose rows are to
  * predict the answer. Of the answer, all but the last token is in the context afterwards. */
 static int ask(struct eval *e, struct llama_context *ctx, const struct recall_question *q,
-               struct eval_row *row, bool *right)
+               const struct eval_row *row, struct eval_record *out, bool *right)
 {
     struct session *s = e->session;
     size_t n_prompt = q->prompt.n, n_answer = q->answer.n;
@@ -106,11 +108,10 @@ static int ask(struct eval *e, struct llama_context *ctx, const struct recall_qu
     scored[0] = q->prompt.ids[n_prompt - 1];
     memcpy(scored + 1, q->answer.ids, (n_answer - 1) * sizeof(*scored));
     struct answer_check check = {&q->answer, s->n_vocab, true};
-    if (row)
-        eval_measure_begin(e, row);
+    eval_measure_begin(e, row);
     rc = session_decode(s, ctx, scored, n_answer, check_answer, &check);
-    if (rc == CLI_OK && row)
-        rc = eval_measure_end(e, row);
+    if (rc == CLI_OK)
+        rc = eval_measure_end(e, row, &out->held);
     free(scored);
     *right = check.right;
     return rc;
@@ -118,46 +119,108 @@ static int ask(struct eval *e, struct llama_context *ctx, const struct recall_qu
 
 /* All questions of an item in one context. */
 static int ask_all(struct eval *e, struct llama_context *ctx, const struct recall_item *item,
-                   struct eval_row *row, size_t *n_right)
+                   const struct eval_row *row, struct eval_record *out)
 {
+    bool *right = eval_keep(out, item->n_questions * sizeof(*right));
     int rc = session_decode(e->session, ctx, item->context.ids, item->context.n, NULL, NULL);
     for (size_t i = 0; i < item->n_questions && rc == CLI_OK; i++) {
         const struct recall_question *q = &item->questions[i];
-        bool right = false;
-        rc = ask(e, ctx, q, row, &right);
-        *n_right += right;
+        rc = ask(e, ctx, q, row, out, &right[i]);
         if (rc == CLI_OK)
             rc = session_decode(e->session, ctx, q->answer.ids + q->answer.n - 1, 1, NULL, NULL);
     }
-    return rc == CLI_OK && row ? eval_add_usage(e, row, ctx, &row->recall_usage) : rc;
+    return rc == CLI_OK ? eval_add_held(e, row, ctx, &out->held) : rc;
 }
 
-static int run_item(struct eval *e, const struct recall_item *item, struct eval_row *row,
-                    size_t *n_right)
+/* ---- the part: a unit is an item, its record says of each question whether it was right ----- */
+
+void eval_recall_set(struct eval_part *part, const struct recall_set *set)
 {
-    const struct session_cache stock_f16 = {.type = GGML_TYPE_F16};
-    size_t n_tokens = recall_item_tokens(item);
-    struct llama_context *ctx =
-        session_context(e->session, row ? &row->cache : &stock_f16, n_tokens);
-    if (!ctx)
+    struct recall_set *state = cli_alloc(1, sizeof(*state));
+    *state = *set;
+    part->state = state;
+}
+
+static int load(struct eval *e, struct eval_part *part, const struct eval_options *o)
+{
+    if (!o->recall)
+        return CLI_OK;
+    size_t n_bytes;
+    char *text = cli_read_file(o->recall, &n_bytes);
+    if (!text)
         return CLI_DATA;
-    int rc = ask_all(e, ctx, item, row, n_right);
-    session_free(e->session, ctx);
-    cli_progress_step(e->progress, (double)n_tokens, NULL);
+    struct recall_set set = {0};
+    int rc = parse_items(e->session, text, o->recall, &set);
+    free(text);
+    eval_recall_set(part, &set);
     return rc;
 }
 
-int eval_recall(struct eval *e, const struct recall_set *set)
+static void free_state(struct eval_part *part)
 {
-    int rc = CLI_OK;
-    for (size_t i = 0; i < set->n && rc == CLI_OK; i++) {
-        char label[64];
-        snprintf(label, sizeof(label), "recall, item %zu of %zu", i + 1, set->n);
-        cli_progress_step(e->progress, 0, label);
-        e->n_asked += set->items[i].n_questions;
-        rc = run_item(e, &set->items[i], NULL, &e->n_recalled_f16);
-        for (size_t r = 0; r < e->n_rows && rc == CLI_OK; r++)
-            rc = run_item(e, &set->items[i], &e->rows[r], &e->rows[r].n_recalled);
-    }
+    if (part->state)
+        recall_free(part->state);
+    free(part->state);
+    part->state = NULL;
+}
+
+static size_t n_units(const struct eval_part *part)
+{
+    return ((const struct recall_set *)part->state)->n;
+}
+
+static struct eval_work work(const struct eval_part *part, size_t unit)
+{
+    const struct recall_set *set = part->state;
+    return (struct eval_work){.n_batched = recall_item_tokens(&set->items[unit])};
+}
+
+static int run(struct eval *e, struct eval_part *part, size_t unit, const struct eval_row *row,
+               struct eval_record *out)
+{
+    const struct recall_item *item = &((const struct recall_set *)part->state)->items[unit];
+    struct llama_context *ctx = eval_context(e, row, recall_item_tokens(item));
+    int rc = ctx ? ask_all(e, ctx, item, row, out) : CLI_DATA;
+    session_free(e->session, ctx);
     return rc;
 }
+
+/* ---- results -------------------------------------------------------------------------------- */
+
+size_t eval_recall_right(const struct eval *e, const struct eval_part *part,
+                         const struct eval_row *row, size_t *n_asked)
+{
+    const struct recall_set *set = part->state;
+    size_t n_right = 0;
+    *n_asked = 0;
+    for (size_t unit = 0; unit < part->n_units; unit++) {
+        const struct eval_record *record = eval_record_of(e, part, unit, row);
+        const bool *right = record ? record->data : NULL;
+        for (size_t i = 0; right && i < set->items[unit].n_questions; i++) {
+            n_right += right[i];
+            ++*n_asked;
+        }
+    }
+    return n_right;
+}
+
+static void add_json(const struct eval *e, const struct eval_part *part, const struct eval_row *row,
+                     cJSON *json)
+{
+    size_t n_asked, n_asked_f16;
+    size_t n_right = eval_recall_right(e, part, row, &n_asked);
+    size_t n_right_f16 = eval_recall_right(e, part, NULL, &n_asked_f16);
+    cli_json_number(json, "recall", n_asked ? (double)n_right / (double)n_asked : NAN);
+    cli_json_number(json, "recall_f16",
+                    n_asked_f16 ? (double)n_right_f16 / (double)n_asked_f16 : NAN);
+    eval_add_interval(json, "recall_ci", stats_wilson(n_right, n_asked));
+    cli_json_number(json, "n_questions", n_asked ? (double)n_asked : NAN);
+}
+
+const struct eval_part_ops eval_recall_ops = {.name = "recall",
+                                              .load = load,
+                                              .free = free_state,
+                                              .n_units = n_units,
+                                              .work = work,
+                                              .run = run,
+                                              .add_json = add_json};

@@ -8,7 +8,9 @@
 
 /* llama.cpp pads contexts to 256 cells; asking for such a size keeps our count and its count
  * equal. */
-enum { CTX_STEP = 256 };
+enum {
+    CTX_STEP = 256
+};
 
 int session_open(struct session *s, struct cli_llama *l, const char *path, int n_threads)
 {
@@ -83,7 +85,10 @@ static int decode_batch(struct session *s, struct llama_context *ctx, const llam
     struct llama_batch batch = {
         .n_tokens = (int32_t)n, .token = (llama_token *)ids, .logits = outputs};
     cli_llama_error(true);
+    double start = cli_now();
     int rc = s->llama->api.llama_decode(ctx, batch);
+    s->llama->api.llama_synchronize(ctx);
+    s->decode_seconds += cli_now() - start;
     if (rc == 0)
         return CLI_OK;
     const char *why = cli_llama_error(false);

@@ -4,7 +4,9 @@
 
 #include "llama_load.h"
 
-enum { SESSION_UBATCH = 512 };
+enum {
+    SESSION_UBATCH = 512
+};
 
 struct session {
     struct cli_llama *llama;
@@ -19,6 +21,7 @@ struct session {
      * sliding window then keep every cell, in order. */
     ggml_backend_sched_eval_callback watch;
     void *watch_user;
+    double decode_seconds; /* spent inside llama.cpp, from the start on */
 };
 
 /* A kind of cache: coded by the plug-in, or stock llama.cpp on the CPU. */

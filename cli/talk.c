@@ -6,6 +6,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* What cli_fail() said last: an evaluation that goes on without a row tells why at its end. */
+static char last_failure[512];
+
+const char *cli_last_failure(void)
+{
+    return last_failure;
+}
+
 static void print_line(const char *format, va_list args)
 {
     fflush(stdout);
@@ -16,6 +24,9 @@ static void print_line(const char *format, va_list args)
 int cli_fail(const char *format, ...)
 {
     va_list args;
+    va_start(args, format);
+    vsnprintf(last_failure, sizeof(last_failure), format, args);
+    va_end(args);
     va_start(args, format);
     print_line(format, args);
     va_end(args);

@@ -9,8 +9,11 @@ import command
 MODELS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "models")
 MODEL = os.path.join(MODELS, "tightkv-lm-46m-q4_k_m.gguf")
 TEXT = os.path.join(MODELS, "demo-text.txt")
-KEYS = ["kv", "bits_per_value", "book_mib", "kv_mib", "exact_fraction", "read_fraction", "ppl", "ppl_f16", "kld_mean",
-        "kld_median", "kld_p999", "same_top1", "recall", "recall_f16"]
+ROOT = ["tightkv", "run", "model", "text", "n_ctx", "n_windows", "forward_seconds", "rows"]
+KEYS = ["kv", "spec", "bits_per_value", "book_mib", "kv_mib", "exact_fraction", "read_fraction",
+        "ppl", "ppl_se", "ppl_f16", "ppl_change", "ppl_change_ci", "kld_mean", "kld_ci", "kld_median", "kld_p99", "kld_p999",
+        "kld_max", "same_top1", "same_top1_ci", "top5_overlap", "by_position",
+        "recall", "recall_f16", "recall_ci", "n_questions"]
 
 
 def recall_item():
@@ -37,8 +40,8 @@ class Eval(command.CommandTest):
 
     def rows(self, *args):
         result = self.json_of("eval", "-m", MODEL, *args)
-        self.assertEqual(list(result), ["model", "rows"])
-        self.assertEqual(result["model"], MODEL)
+        self.assertEqual(list(result), ROOT)
+        self.assertEqual(result["model"], os.path.basename(MODEL))
         for row in result["rows"]:
             self.assertEqual(list(row), KEYS)
             self.assertEqual(row["book_mib"], 0)
