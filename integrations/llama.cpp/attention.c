@@ -41,16 +41,12 @@ static const int32_t *positions_for(struct tkg_backend *be, struct tkg_root *roo
                                     const struct ggml_tensor *node, const int64_t *slots, size_t n)
 {
     struct tkg_cells *cells = root->cells;
-    const int64_t n_cells = cells->n_slots * cells->n_streams;
     const int32_t *given = root->kind == TKV_K ? tkg_positions(node->src[0], (int64_t)n) : NULL;
     int32_t *pos = tkg_scratch(&be->pos, n * sizeof(*pos));
     if (pos == NULL) {
         return NULL;
     }
     for (size_t i = 0; i < n; i++) {
-        if (slots[i] < 0 || slots[i] >= n_cells) {
-            return NULL; /* the write will refuse it */
-        }
         if (given != NULL) {
             cells->pos[slots[i]] = given[i] + 1;
         }
@@ -67,6 +63,35 @@ static const int32_t *positions_for(struct tkg_backend *be, struct tkg_root *roo
     return pos;
 }
 
+/* Classes of the rows being written: the first layer's keys tell, and all others take that over. */
+static const uint8_t *classes_for(struct tkg_backend *be, struct tkg_root *root,
+                                  const struct ggml_tensor *node, const int64_t *slots, size_t n)
+{
+    struct tkg_cells *cells = root->cells;
+    uint8_t *klass = tkg_scratch(&be->klass, n);
+    if (root == cells->first) {
+        const uint8_t found = (uint8_t)tkg_span_class(node->src[0]);
+        for (size_t i = 0; i < n; i++) {
+            cells->klass[slots[i]] = found;
+        }
+    }
+    for (size_t i = 0; klass != NULL && i < n; i++) {
+        klass[i] = cells->klass[slots[i]];
+    }
+    return klass;
+}
+
+static bool slots_valid(const struct tkg_root *root, const int64_t *slots, size_t n)
+{
+    const int64_t n_cells = root->n_slots * root->n_streams;
+    for (size_t i = 0; i < n; i++) {
+        if (slots[i] < 0 || slots[i] >= n_cells) {
+            return false;
+        }
+    }
+    return true;
+}
+
 enum ggml_status tkg_set_rows(struct tkg_backend *be, struct ggml_tensor *node)
 {
     struct tkg_root *root = tkg_root_of(node);
@@ -79,11 +104,22 @@ enum ggml_status tkg_set_rows(struct tkg_backend *be, struct ggml_tensor *node)
     if (slots == NULL) {
         return GGML_STATUS_ALLOC_FAILED;
     }
+    const bool valid = slots_valid(root, slots, n); /* else the write refuses them, and says so */
+    const uint8_t *klass = valid ? classes_for(be, root, node, slots, n) : NULL;
+    if (valid && klass == NULL) {
+        return GGML_STATUS_ALLOC_FAILED;
+    }
     tkg_buffer_threads(root->buffer, be->n_threads);
-    const int32_t *pos = positions_for(be, root, node, slots, n);
-    const tkv_type type = rows->type == GGML_TYPE_F32 ? TKV_F32 : TKV_F16;
-    return tkg_rows_put(root, n, slots, pos, rows->data, type, rows->nb[1]) ? GGML_STATUS_SUCCESS
-                                                                            : GGML_STATUS_FAILED;
+    const struct tkg_rows put = {
+        .n = n,
+        .slots = slots,
+        .pos = valid ? positions_for(be, root, node, slots, n) : NULL,
+        .klass = klass,
+        .data = rows->data,
+        .type = rows->type == GGML_TYPE_F32 ? TKV_F32 : TKV_F16,
+        .stride = rows->nb[1],
+    };
+    return tkg_rows_put(root, &put) ? GGML_STATUS_SUCCESS : GGML_STATUS_FAILED;
 }
 
 /* ---- FLASH_ATTN_EXT --------------------------------------------------------------------- */

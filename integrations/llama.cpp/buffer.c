@@ -62,6 +62,7 @@ static void buffer_free(ggml_backend_buffer_t b)
     for (struct tkg_cells *c = buffer->cells, *next; c != NULL; c = next) {
         next = c->next;
         tkg_unmap((char *)c->pos, (size_t)(c->n_slots * c->n_streams) * sizeof(*c->pos));
+        tkg_unmap((char *)c->klass, (size_t)(c->n_slots * c->n_streams));
         tkg_memo_destroy(c->memo);
         free(c);
     }

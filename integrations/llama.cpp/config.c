@@ -53,6 +53,8 @@ static void add_buffer(struct tightkv_ggml_stats *sum, const struct tkg_buffer *
     sum->sealed_bytes += s.sealed_bytes;
     sum->open_bytes += s.open_bytes;
     sum->meta_bytes += s.meta_bytes;
+    sum->visual_values += s.visual_values;
+    sum->visual_bytes += s.visual_bytes;
 }
 
 int tkg_stats(struct tightkv_ggml_stats *out)

@@ -30,6 +30,7 @@ static void backend_free(ggml_backend_t backend)
     ggml_free(be->graph_ctx);
     free(be->slots.data);
     free(be->pos.data);
+    free(be->klass.data);
     free(be->slopes.data);
     free(be);
     free(backend);

@@ -1,6 +1,6 @@
-/* memo.c: positions of rows that were saved. llama.cpp saves and restores its cache as bytes
- * without saying whose they are; a row that comes back is the row that went out, so a hash of it
- * finds the position it had. */
+/* memo.c: positions and classes of rows that were saved. llama.cpp saves and restores its cache as
+ * bytes without saying whose they are; a row that comes back is the row that went out, so a hash of
+ * it finds what it was. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -11,7 +11,7 @@
 
 struct memo_entry {
     uint64_t hash; /* 0: free */
-    int32_t pos;
+    struct tkg_cell cell;
 };
 
 struct tkg_memo {
@@ -93,7 +93,7 @@ static void grow(struct tkg_memo *memo)
     *memo = bigger;
 }
 
-void tkg_memo_add(struct tkg_memo *memo, const void *row, size_t bytes, int32_t pos)
+void tkg_memo_add(struct tkg_memo *memo, const void *row, size_t bytes, struct tkg_cell cell)
 {
     if (memo->n_used * 2 >= memo->capacity && memo->capacity < MEMO_MAX) {
         grow(memo);
@@ -102,16 +102,17 @@ void tkg_memo_add(struct tkg_memo *memo, const void *row, size_t bytes, int32_t 
     struct memo_entry *e = find_entry(memo, hash);
     memo->n_used += e->hash == 0;
     e->hash = hash;
-    e->pos = pos;
+    e->cell = cell;
 }
 
-bool tkg_memo_find(const struct tkg_memo *memo, const void *row, size_t bytes, int32_t *pos)
+bool tkg_memo_find(const struct tkg_memo *memo, const void *row, size_t bytes,
+                   struct tkg_cell *cell)
 {
     const uint64_t hash = hash_row(row, bytes);
     const struct memo_entry *e = find_entry(memo, hash);
     if (e->hash != hash) {
         return false;
     }
-    *pos = e->pos;
+    *cell = e->cell;
     return true;
 }

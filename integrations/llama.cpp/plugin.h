@@ -13,6 +13,7 @@
  *     shift.c            ROPE in place on a coded root (context shift), or
  *     fallback.c         anything else: a graph of one node on ggml's CPU backend
  *   positions.c        token positions, from the ROPE node above
+ *   spans.c            visual rows, from the input above
  *   watch.c            compares coded pages with what they coded
  *   config.c, log.c, version.c, executor.c
  */
@@ -90,14 +91,15 @@ enum tkg_storage {
     TKG_PLAIN      /* as ggml lays it out, in memory of its own */
 };
 
-/* Positions of the cells of one llama.cpp cache: all its layers share them. */
+/* What is known of the cells of one llama.cpp cache: all its layers share it. */
 struct tkg_cells {
     struct tkg_cells *next;
     int64_t n_slots, n_streams;
     int32_t
         *pos; /* [n_streams * n_slots]: position + 1, 0 where nothing is known; lazily committed */
+    uint8_t *klass;               /* the same: tkv_span_class */
     uint32_t n_shifts;            /* context shifts applied to pos */
-    const struct tkg_root *first; /* the root whose rows are remembered in `memo` */
+    const struct tkg_root *first; /* K of the lowest layer: it fills `klass` and `memo` */
     struct tkg_memo *memo;
 };
 
@@ -179,9 +181,17 @@ bool tkg_rows_write(struct tkg_root *root, size_t offset, size_t bytes, const vo
 bool tkg_rows_copy(struct tkg_root *root, int64_t dst, int64_t src, int64_t n);
 void tkg_rows_forget(struct tkg_root *root);
 
-/* Writes whole rows of a coded root; pos NULL: unknown. */
-bool tkg_rows_put(struct tkg_root *root, size_t n, const int64_t *slots, const int32_t *pos,
-                  const void *rows, tkv_type type, size_t stride);
+/* Whole rows to write. */
+struct tkg_rows {
+    size_t n;
+    const int64_t *slots;
+    const int32_t *pos;   /* NULL: unknown */
+    const uint8_t *klass; /* tkv_span_class */
+    const void *data;
+    tkv_type type;
+    size_t stride;
+};
+bool tkg_rows_put(struct tkg_root *root, const struct tkg_rows *rows);
 
 /* Lets the layer's full pages seal; harmless when none are. */
 void tkg_rows_seal(struct tkg_root *root);
@@ -190,8 +200,13 @@ void tkg_rows_seal(struct tkg_root *root);
 
 struct tkg_memo *tkg_memo_create(void);
 void tkg_memo_destroy(struct tkg_memo *memo);
-void tkg_memo_add(struct tkg_memo *memo, const void *row, size_t bytes, int32_t pos);
-bool tkg_memo_find(const struct tkg_memo *memo, const void *row, size_t bytes, int32_t *pos);
+struct tkg_cell {
+    int32_t pos;
+    uint8_t klass; /* tkv_span_class */
+};
+void tkg_memo_add(struct tkg_memo *memo, const void *row, size_t bytes, struct tkg_cell cell);
+bool tkg_memo_find(const struct tkg_memo *memo, const void *row, size_t bytes,
+                   struct tkg_cell *cell);
 
 /* ---- the backend (graph.c) -------------------------------------------------------------- */
 
@@ -206,7 +221,7 @@ struct tkg_backend {
     uint32_t cpu_threads;
     struct ggml_context *graph_ctx;
     struct ggml_cgraph *graph; /* of one node */
-    struct tkg_scratch slots, pos, slopes;
+    struct tkg_scratch slots, pos, klass, slopes;
 };
 
 ggml_backend_t tkg_backend_create(struct ggml_backend_device *device);
@@ -239,11 +254,15 @@ bool tkg_supports_buft(ggml_backend_dev_t dev, ggml_backend_buffer_type_t buft);
 struct ggml_tensor *tkg_positions_tensor(const struct ggml_tensor *t);
 const int32_t *tkg_positions(const struct ggml_tensor *t, int64_t n);
 
+/* ---- spans.c ---------------------------------------------------------------------------- */
+
+/* The class of rows being written, from the graph above them. */
+enum tkv_span_class tkg_span_class(const struct ggml_tensor *rows);
+
 /* ---- watch.c ---------------------------------------------------------------------------- */
 
 /* Rows as they are written; queries as they come; and, after sealing, the comparison. */
-void tkg_watch_rows(struct tkg_root *k, size_t n, const int64_t *slots, const int32_t *pos,
-                    const void *rows, tkv_type type, size_t stride);
+void tkg_watch_rows(struct tkg_root *k, const struct tkg_rows *rows);
 void tkg_watch_forget(struct tkg_root *k);
 void tkg_watch_query(struct tkg_root *k, const tkv_attend_params *p);
 void tkg_watch_destroy(struct tkg_watch *watch);

@@ -80,10 +80,13 @@ static struct tkg_cells *cells_for(struct tkg_buffer *buffer, const struct tkg_r
     }
     c->n_slots = root->n_slots;
     c->n_streams = root->n_streams;
-    c->pos = (int32_t *)tkg_map((size_t)(c->n_slots * c->n_streams) * sizeof(*c->pos));
+    const size_t n_cells = (size_t)(c->n_slots * c->n_streams);
+    c->pos = (int32_t *)tkg_map(n_cells * sizeof(*c->pos));
+    c->klass = (uint8_t *)tkg_map(n_cells);
     c->memo = tkg_memo_create();
-    if (c->pos == NULL || c->memo == NULL) {
-        tkg_unmap((char *)c->pos, (size_t)(c->n_slots * c->n_streams) * sizeof(*c->pos));
+    if (c->pos == NULL || c->klass == NULL || c->memo == NULL) {
+        tkg_unmap((char *)c->pos, n_cells * sizeof(*c->pos));
+        tkg_unmap((char *)c->klass, n_cells);
         tkg_memo_destroy(c->memo);
         free(c);
         return NULL;

@@ -22,20 +22,20 @@ static bool failed(const struct tkg_root *root, const char *what, const tkv_erro
     return false;
 }
 
-bool tkg_rows_put(struct tkg_root *root, size_t n, const int64_t *slots, const int32_t *pos,
-                  const void *rows, tkv_type type, size_t stride)
+bool tkg_rows_put(struct tkg_root *root, const struct tkg_rows *rows)
 {
     tkv_error err = {{0}};
-    const tkv_rows some = {rows, type, stride};
-    const tkv_rows none = {NULL, type, 0};
+    const tkv_rows some = {rows->data, rows->type, rows->stride};
+    const tkv_rows none = {NULL, rows->type, 0};
     const bool is_k = root->kind == TKV_K;
-    const tkv_status status = tkv_cache_write(root->buffer->cache, root->layer, n, slots, pos, NULL,
-                                              is_k ? some : none, is_k ? none : some, &err);
+    const tkv_status status =
+        tkv_cache_write(root->buffer->cache, root->layer, rows->n, rows->slots, rows->pos,
+                        rows->klass, is_k ? some : none, is_k ? none : some, &err);
     if (status != TKV_OK) {
         return failed(root, "rows not written", &err);
     }
     if (is_k) {
-        tkg_watch_rows(root, n, slots, pos, rows, type, stride);
+        tkg_watch_rows(root, rows);
     }
     return true;
 }
@@ -70,9 +70,10 @@ static bool get_rows(struct tkg_root *root, int64_t first, size_t n, void *out)
     if (root == root->cells->first) {
         for (size_t i = 0; i < n; i++) {
             const int32_t pos1 = root->cells->pos[first + (int64_t)i];
+            const struct tkg_cell cell = {pos1 - 1, root->cells->klass[first + (int64_t)i]};
             if (pos1 > 0) {
                 tkg_memo_add(root->cells->memo, (const char *)out + i * root->row_bytes,
-                             root->row_bytes, pos1 - 1);
+                             root->row_bytes, cell);
             }
         }
     }
@@ -134,16 +135,17 @@ bool tkg_rows_read(struct tkg_root *root, size_t offset, size_t bytes, void *out
 
 /* ---- writing ---------------------------------------------------------------------------- */
 
-/* Positions of restored rows: found by their bytes for the first root of the cells, and taken over
- * by the others. */
-static void restore_positions(struct tkg_root *root, int64_t first, size_t n, const char *rows)
+/* Positions and classes of restored rows: found by their bytes for the first root of the cells, and
+ * taken over by the others. */
+static void restore_cells(struct tkg_root *root, int64_t first, size_t n, const char *rows)
 {
     struct tkg_cells *cells = root->cells;
     for (size_t i = 0; i < n && root == cells->first; i++) {
-        int32_t p;
+        struct tkg_cell cell;
         const bool found =
-            tkg_memo_find(cells->memo, rows + i * root->row_bytes, root->row_bytes, &p);
-        cells->pos[first + (int64_t)i] = found ? p + 1 : 0;
+            tkg_memo_find(cells->memo, rows + i * root->row_bytes, root->row_bytes, &cell);
+        cells->pos[first + (int64_t)i] = found ? cell.pos + 1 : 0;
+        cells->klass[first + (int64_t)i] = found ? cell.klass : TKV_SPAN_TEXT;
     }
 }
 
@@ -170,20 +172,19 @@ struct writer {
 /* Keys come layer by layer before any values do. They are written together with the values that
  * are there, so that pages are whole and seal: otherwise a restored cache would be all f16 until
  * its last layer has come. */
-static bool put_keys(struct tkg_root *k, size_t n, const int64_t *slots, const int32_t *pos,
-                     const char *rows, char *values)
+static bool put_keys(struct tkg_root *k, const struct tkg_rows *keys, char *values)
 {
     const struct tkg_root *v = k->pair;
     tkv_cache *cache = k->buffer->cache;
     tkv_error err = {{0}};
-    if (tkv_cache_read(cache, k->layer, TKV_V, n, slots, values, TKV_F16, v->row_bytes, &err) !=
-            TKV_OK ||
-        tkv_cache_write(cache, k->layer, n, slots, pos, NULL,
-                        (tkv_rows){rows, TKV_F16, k->row_bytes},
+    if (tkv_cache_read(cache, k->layer, TKV_V, keys->n, keys->slots, values, TKV_F16, v->row_bytes,
+                       &err) != TKV_OK ||
+        tkv_cache_write(cache, k->layer, keys->n, keys->slots, keys->pos, keys->klass,
+                        (tkv_rows){keys->data, keys->type, keys->stride},
                         (tkv_rows){values, TKV_F16, v->row_bytes}, &err) != TKV_OK) {
         return failed(k, "rows not written", &err);
     }
-    tkg_watch_rows(k, n, slots, pos, rows, TKV_F16, k->row_bytes);
+    tkg_watch_rows(k, keys);
     return true;
 }
 
@@ -193,10 +194,17 @@ static bool put_rows(struct tkg_root *root, int64_t first, size_t n, const char 
     int64_t slots[CHUNK_ROWS];
     int32_t pos[CHUNK_ROWS];
     first_slots(slots, first, n);
-    const int32_t *known = cell_positions(root->cells, first, n, pos);
-    const bool ok = root->kind == TKV_K
-                        ? put_keys(root, n, slots, known, rows, w->values)
-                        : tkg_rows_put(root, n, slots, known, rows, TKV_F16, root->row_bytes);
+    const struct tkg_rows put = {
+        .n = n,
+        .slots = slots,
+        .pos = cell_positions(root->cells, first, n, pos),
+        .klass = root->cells->klass + first,
+        .data = rows,
+        .type = TKV_F16,
+        .stride = root->row_bytes,
+    };
+    const bool ok =
+        root->kind == TKV_K ? put_keys(root, &put, w->values) : tkg_rows_put(root, &put);
     tkg_rows_seal(root);
     return ok;
 }
@@ -220,7 +228,7 @@ static size_t write_some(struct tkg_root *root, size_t offset, size_t bytes, con
     const size_t to_page_end = CHUNK_ROWS - (size_t)row % TKV_PAGE_TOKENS;
     size_t n = bytes / root->row_bytes;
     n = n < to_page_end ? n : to_page_end;
-    restore_positions(root, row, n, in);
+    restore_cells(root, row, n, in);
     return put_rows(root, row, n, in, w) ? n * root->row_bytes : 0;
 }
 
@@ -292,6 +300,7 @@ bool tkg_rows_copy(struct tkg_root *root, int64_t dst, int64_t src, int64_t n)
     root->copied.n = n;
     tkg_watch_forget(root);
     memmove(root->cells->pos + dst, root->cells->pos + src, (size_t)n * sizeof(*root->cells->pos));
+    memmove(root->cells->klass + dst, root->cells->klass + src, (size_t)n);
     return true;
 }
 

@@ -23,6 +23,7 @@ struct chunk {
     int64_t slots[CHUNK_ROWS];
     int32_t shifts[CHUNK_ROWS];
     int32_t pos[CHUNK_ROWS];
+    uint8_t klass[CHUNK_ROWS];
     bool pos_known;
     char *rows;
 };
@@ -67,12 +68,12 @@ static bool rotate(struct tkg_backend *be, const struct tkg_root *root,
 static bool shift_chunk(struct tkg_backend *be, struct tkg_root *root,
                         const struct ggml_tensor *node, struct chunk *c)
 {
+    const struct tkg_rows rows = {
+        c->n, c->slots, c->pos_known ? c->pos : NULL, c->klass, c->rows, TKV_F16, root->row_bytes};
     tkv_error err = {{0}};
     return tkv_cache_read(root->buffer->cache, root->layer, TKV_K, c->n, c->slots, c->rows, TKV_F16,
                           root->row_bytes, &err) == TKV_OK &&
-           rotate(be, root, node, c) &&
-           tkg_rows_put(root, c->n, c->slots, c->pos_known ? c->pos : NULL, c->rows, TKV_F16,
-                        root->row_bytes);
+           rotate(be, root, node, c) && tkg_rows_put(root, &rows);
 }
 
 static bool shift_all(struct tkg_backend *be, struct tkg_root *root, const struct ggml_tensor *node,
@@ -89,6 +90,7 @@ static bool shift_all(struct tkg_backend *be, struct tkg_root *root, const struc
                 c->shifts[c->n] = shifts[slot];
                 c->pos[c->n] = root->cells->pos[slot] - 1;
                 c->pos_known = c->pos_known && root->cells->pos[slot] > 0;
+                c->klass[c->n] = root->cells->klass[slot];
                 c->n++;
             }
         }

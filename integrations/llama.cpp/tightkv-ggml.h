@@ -40,6 +40,8 @@ struct tightkv_ggml_stats {
     double exact_fraction; /* since tightkv_ggml_measure(1): mean share of live rows read exactly */
     double read_fraction;  /* the same: read at all */
     uint64_t n_scored;     /* (query row, layer) pairs those means are over */
+    uint64_t visual_values; /* of n_values: those of rows that came as embeddings */
+    uint64_t visual_bytes;  /* of sealed_bytes and open_bytes: what these take */
 };
 
 /* Sets the spec of caches made from now on, instead of TIGHTKV_KV; NULL goes back to TIGHTKV_KV.

@@ -65,8 +65,7 @@ static void keep_row(const struct tkg_root *k, ggml_fp16_t *out, const void *row
     }
 }
 
-void tkg_watch_rows(struct tkg_root *k, size_t n, const int64_t *slots, const int32_t *pos,
-                    const void *rows, tkv_type type, size_t stride)
+void tkg_watch_rows(struct tkg_root *k, const struct tkg_rows *rows)
 {
     if (k->watch == NULL && !k->buffer->exact) {
         k->watch = create(k);
@@ -75,10 +74,10 @@ void tkg_watch_rows(struct tkg_root *k, size_t n, const int64_t *slots, const in
     if (w == NULL || w->n_done >= PAGES_WATCHED) {
         return;
     }
-    for (size_t i = 0; i < n; i++) {
-        const int64_t page = slots[i] / TKV_PAGE_TOKENS;
-        const uint32_t at = (uint32_t)(slots[i] % TKV_PAGE_TOKENS);
-        const bool sink = pos != NULL && (uint32_t)pos[i] < k->buffer->spec.sink;
+    for (size_t i = 0; i < rows->n; i++) {
+        const int64_t page = rows->slots[i] / TKV_PAGE_TOKENS;
+        const uint32_t at = (uint32_t)(rows->slots[i] % TKV_PAGE_TOKENS);
+        const bool sink = rows->pos != NULL && (uint32_t)rows->pos[i] < k->buffer->spec.sink;
         if (w->page < 0 && at == 0 && !sink) {
             w->page = page;
             w->have = 0;
@@ -87,7 +86,7 @@ void tkg_watch_rows(struct tkg_root *k, size_t n, const int64_t *slots, const in
         if (w->page == page) {
             w->have |= (uint64_t)1 << at;
             keep_row(k, w->kept + at * (k->row_bytes / sizeof(ggml_fp16_t)),
-                     (const char *)rows + i * stride, type);
+                     (const char *)rows->data + i * rows->stride, rows->type);
         }
     }
 }
