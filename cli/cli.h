@@ -10,7 +10,7 @@
 #include <tightkv/tightkv.h>
 
 /* Exit codes. */
-enum { CLI_OK = 0, CLI_DATA = 1, CLI_USAGE = 2 };
+enum { CLI_OK = 0, CLI_DATA = 1, CLI_USAGE = 2, CLI_STOPPED = 130 };
 
 /* One per line of commands.def; argv[0] is the command's last word. */
 #define TKV_COMMAND(function, words, summary) int cmd_##function(int argc, char **argv);
@@ -129,6 +129,8 @@ struct cJSON *cli_json_object(struct cJSON *object,
 void cli_json_run(struct cJSON *root, const char *kind, const struct cli_common *common);
 /* Prints to stdout with a line feed and frees; CLI_DATA when stdout cannot take it. */
 int cli_json_print(struct cJSON *root);
+/* Writes to a file, which is there whole or not at all; CLI_DATA after a line on stderr. */
+int cli_json_write(const struct cJSON *root, const char *path);
 
 /* ---- progress.c ---------------------------------------------------------------------------- */
 

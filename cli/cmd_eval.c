@@ -1,5 +1,7 @@
 /* tightkv eval: quality of coded caches through the real plug-in. */
 #include <cjson/cJSON.h>
+#include <errno.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -35,6 +37,8 @@ static int parse_options(struct eval_options *o, int argc, char **argv)
         {"chunks", 0, CLI_COUNT, &o->n_chunks, "C", "windows of the text (10)", 1, INT32_MAX,
          false},
         {"ubatch", 0, CLI_COUNT, &o->n_ubatch, "N", "tokens of a batch (512)", 1, 1 << 16, false},
+        {"output", 'o', CLI_TEXT, &o->out, "FILE",
+         "write JSON there; a run that is cut goes on from FILE.partial", 0, 0, false},
     };
     const struct cli_syntax syntax = {"eval", "-m MODEL [--text FILE] [--recall FILE] [options]",
                                       about, options, sizeof(options) / sizeof(options[0])};
@@ -76,19 +80,66 @@ static int set_stock(struct eval_row *row, const struct cli_llama *l, const char
     return CLI_OK;
 }
 
-/* Rows for each --kv as given, then each --stock; with neither, the default preset. */
+/* Rows for each --kv as given, then each --stock; with neither, the default preset. With the
+ * plug-in, its f16 codec as the noise floor comes last. */
 static int make_rows(struct eval *e, struct eval_options *o, const struct cli_llama *l)
 {
     size_t n_kv = o->kv.n || o->stock.n ? o->kv.n : 1;
-    e->n_rows = n_kv + o->stock.n;
-    e->rows = cli_alloc(e->n_rows, sizeof(*e->rows));
+    e->rows = cli_alloc(n_kv + o->stock.n + 1, sizeof(*e->rows));
     int rc = CLI_OK;
-    for (size_t i = 0; i < n_kv && rc == CLI_OK; i++) {
-        rc = set_spec(&e->rows[i], o->kv.n ? o->kv.items[i] : NULL);
-    }
+    for (size_t i = 0; i < n_kv && rc == CLI_OK; i++)
+        rc = set_spec(&e->rows[e->n_rows++], o->kv.n ? o->kv.items[i] : NULL);
     for (size_t i = 0; i < o->stock.n && rc == CLI_OK; i++)
-        rc = set_stock(&e->rows[n_kv + i], l, o->stock.items[i]);
-    return rc;
+        rc = set_stock(&e->rows[e->n_rows++], l, o->stock.items[i]);
+    if (rc != CLI_OK || !l->reg)
+        return rc;
+    struct eval_row *floor = &e->rows[e->n_rows++];
+    floor->is_floor = true;
+    return set_spec(floor, "kv=f16,sink=0,tail=0");
+}
+
+/* ---- what the journal is of ------------------------------------------------------------------ */
+
+/* The model by its size, and by its first and last MiB: header, tokenizer and some weights. */
+static int identify_model(struct eval *e)
+{
+    enum {
+        SAMPLE = 1 << 20
+    };
+    FILE *f = fopen(e->session->path, "rb");
+    if (!f || fseek(f, 0, SEEK_END) != 0) {
+        if (f)
+            fclose(f);
+        return cli_fail("cannot read model %s: %s", e->session->path, strerror(errno));
+    }
+    long size = ftell(f);
+    char *bytes = cli_alloc(SAMPLE, 1);
+    eval_identify(e, &size, sizeof(size));
+    rewind(f);
+    eval_identify(e, bytes, fread(bytes, 1, SAMPLE, f));
+    fseek(f, size > SAMPLE ? size - SAMPLE : 0, SEEK_SET);
+    eval_identify(e, bytes, fread(bytes, 1, SAMPLE, f));
+    free(bytes);
+    fclose(f);
+    return CLI_OK;
+}
+
+static void identify_text(struct eval *e, const char *text)
+{
+    eval_identify(e, text, strlen(text) + 1);
+}
+
+static int identify(struct eval *e, const struct eval_options *o)
+{
+    identify_text(e, tkv_version());
+    identify_text(e, TKV_LLAMA_VERSION);
+    eval_identify(e, &o->n_ubatch, sizeof(o->n_ubatch));
+    eval_identify(e, &o->common.cpu_mask, sizeof(o->common.cpu_mask));
+    for (size_t i = 0; i < e->n_parts; i++)
+        identify_text(e, e->parts[i].ops->name);
+    for (size_t i = 0; i < e->n_rows; i++)
+        identify_text(e, e->rows[i].strict_spec ? e->rows[i].strict_spec : e->rows[i].kv);
+    return identify_model(e);
 }
 
 /* ---- the command --------------------------------------------------------------------------- */
@@ -104,32 +155,138 @@ static int load_parts(struct eval *e, const struct eval_options *o)
     return rc;
 }
 
-static int print_results(const struct eval *e, const struct eval_options *o)
+static volatile sig_atomic_t stopped;
+
+static void on_signal(int signal)
 {
-    cJSON *json = eval_json(e, o);
-    if (o->common.json)
-        return cli_json_print(json);
-    eval_print_table(json);
-    cJSON_Delete(json);
-    return CLI_OK;
+    (void)signal;
+    stopped = 1;
 }
 
+/* The first Ctrl-C ends the run in good order, a second one ends the program. */
+static void catch_signals(void)
+{
+    struct sigaction action = {.sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND};
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+}
+
+static void say_estimate(const struct eval *e, cli_level level)
+{
+    const struct eval_row *slowest = NULL;
+    double longest = 2 * eval_left_of(e, NULL);
+    for (size_t i = 0; i < e->n_rows && e->costs; i++) {
+        double left = eval_left_of(e, &e->rows[i]);
+        slowest = left > longest ? &e->rows[i] : slowest;
+        longest = left > longest ? left : longest;
+    }
+    if (!e->costs)
+        return;
+    double minutes = eval_left(e) / 60;
+    if (slowest)
+        cli_say(level, CLI_NORMAL, "about %.1f minutes, of which %s %.1f", minutes, slowest->kv,
+                longest / 60);
+    else
+        cli_say(level, CLI_NORMAL, "about %.1f minutes", minutes);
+}
+
+static void say_stopped(const struct eval *e)
+{
+    size_t n_done, n = eval_count(e, &n_done);
+    if (e->journal)
+        cli_say(CLI_NORMAL, CLI_NORMAL,
+                "stopped with %zu of %zu units done; the same command goes on from %s", n_done, n,
+                e->journal->path);
+    else
+        cli_say(CLI_NORMAL, CLI_NORMAL,
+                "stopped with %zu of %zu units done, nothing kept; -o FILE keeps them", n_done, n);
+}
+
+static int run_all(struct eval *e, const struct eval_options *o)
+{
+    eval_prepare(e);
+    if (e->journal) {
+        eval_resume(e);
+        size_t n_done, n = eval_count(e, &n_done);
+        if (n_done > 0)
+            cli_say(o->common.level, CLI_NORMAL, "resuming: %zu of %zu units are there", n_done, n);
+    }
+    e->session->stop = &stopped;
+    catch_signals();
+    int rc = eval_left(e) > 0 ? eval_estimate(e) : CLI_OK;
+    if (rc == CLI_OK) {
+        say_estimate(e, o->common.level);
+        cli_progress_begin(e->progress, o->common.level, eval_left(e));
+        rc = eval_run(e);
+        cli_progress_end(e->progress);
+    }
+    if (rc == CLI_STOPPED)
+        say_stopped(e);
+    return rc;
+}
+
+static int write_results(const struct eval *e, const struct eval_options *o)
+{
+    cJSON *json = eval_json(e, o);
+    int rc = o->out ? cli_json_write(json, o->out) : CLI_OK;
+    if (rc == CLI_OK && o->common.json)
+        return cli_json_print(json);
+    if (rc == CLI_OK)
+        eval_print_table(json);
+    cJSON_Delete(json);
+    return rc;
+}
+
+/* Results go out although a row failed; its exit code tells. */
 static int run_eval(struct eval *e, const struct eval_options *o)
+{
+    int rc = run_all(e, o);
+    if (rc == CLI_OK)
+        rc = write_results(e, o);
+    for (size_t i = 0; i < e->n_rows && rc == CLI_OK; i++)
+        rc = e->rows[i].error && !e->rows[i].is_floor ? CLI_DATA : CLI_OK;
+    return rc;
+}
+
+/* The journal stays when anything is left to do. */
+static int run_journaled(struct eval *e, const struct eval_options *o)
+{
+    if (!o->out)
+        return run_eval(e, o);
+    struct journal journal;
+    char *path = cli_format("%s.partial", o->out);
+    int rc = identify(e, o);
+    bool opened = false;
+    if (rc == CLI_OK) {
+        rc = journal_open(&journal, path, e->fingerprint);
+        opened = rc == CLI_OK;
+        e->journal = &journal;
+        if (opened)
+            rc = run_eval(e, o);
+        journal_close(&journal, !opened || rc != CLI_OK);
+    }
+    free(path);
+    return rc;
+}
+
+static int load_and_run(struct eval *e, const struct eval_options *o)
 {
     struct eval_part parts[N_PARTS] = {{0}};
     e->parts = parts;
     int rc = load_parts(e, o);
-    if (rc == CLI_OK) {
-        cli_progress_begin(e->progress, o->common.level, eval_total_tokens(e));
-        rc = eval_run(e);
-        cli_progress_end(e->progress);
-    }
     if (rc == CLI_OK)
-        rc = print_results(e, o);
-    for (size_t i = 0; i < e->n_rows && rc == CLI_OK; i++)
-        rc = e->rows[i].error ? CLI_DATA : CLI_OK;
+        rc = run_journaled(e, o);
     eval_free_parts(e);
     return rc;
+}
+
+/* The plug-in is needed for coded rows; with stock ones alone it is for the noise floor. */
+static bool wants_plugin(const struct eval_options *o)
+{
+    char *path = cli_look_for_plugin();
+    bool found = path != NULL;
+    free(path);
+    return found || o->kv.n > 0 || o->stock.n == 0;
 }
 
 int cmd_eval(int argc, char **argv)
@@ -142,15 +299,14 @@ int cmd_eval(int argc, char **argv)
     struct session session = {0};
     struct cli_progress progress;
     struct eval e = {.session = &session, .progress = &progress};
-    bool coded = o.kv.n > 0 || o.stock.n == 0;
-    int rc = cli_llama_open(&llama, &o.common, coded);
+    int rc = cli_llama_open(&llama, &o.common, wants_plugin(&o));
     if (rc == CLI_OK)
         rc = make_rows(&e, &o, &llama);
     if (rc == CLI_OK)
         rc = session_open(&session, &llama, o.model, (int)o.common.n_threads);
     if (rc == CLI_OK) {
         session.n_ubatch = (uint32_t)o.n_ubatch;
-        rc = run_eval(&e, &o);
+        rc = load_and_run(&e, &o);
     }
     session_close(&session);
     eval_free_rows(&e);

@@ -64,6 +64,7 @@ static int run_eval(struct demo *d, const struct recall_set *set)
     make_rows(d, &e);
     eval_text_set(&parts[0], &window, window.n, 1);
     eval_recall_set(&parts[1], set);
+    eval_prepare(&e);
     int rc = eval_run(&e);
     for (size_t i = 0; i < e.n_rows && rc == CLI_OK; i++)
         rc = e.rows[i].error ? CLI_DATA : CLI_OK;

@@ -65,60 +65,171 @@ static void free_records(const struct eval *e, struct eval_part *part)
     part->records = NULL;
 }
 
-/* ---- running -------------------------------------------------------------------------------- */
+/* ---- what there is to run ------------------------------------------------------------------- */
 
-static size_t unit_tokens(const struct eval_part *part, size_t unit)
+void eval_prepare(struct eval *e)
 {
-    struct eval_work work = part->ops->work(part, unit);
-    return work.n_batched + work.n_single;
-}
-
-double eval_total_tokens(const struct eval *e)
-{
-    double total = 0;
     for (size_t i = 0; i < e->n_parts; i++) {
-        const struct eval_part *part = &e->parts[i];
-        size_t n_units = part->state ? part->ops->n_units(part) : 0;
-        for (size_t unit = 0; unit < n_units; unit++)
-            total += (double)unit_tokens(part, unit);
+        struct eval_part *part = &e->parts[i];
+        part->n_units = part->state ? part->ops->n_units(part) : 0;
+        part->records = cli_alloc(part->n_units * (1 + e->n_rows), sizeof(*part->records));
     }
-    return total * (double)(1 + e->n_rows);
 }
 
-static int run_one(struct eval *e, struct eval_part *part, size_t unit, struct eval_row *row)
+/* Runs of a row that has failed are none: it has no records, and gets none. */
+static bool has_run(const struct eval_part *part, size_t unit, const struct eval_row *row)
 {
-    struct eval_record *record = slot_of(e, part, unit, row);
-    double before = e->session->decode_seconds;
-    int rc = part->ops->run(e, part, unit, row, record);
-    record->held.forward_seconds = e->session->decode_seconds - before;
-    e->forward_seconds += record->held.forward_seconds;
-    cli_progress_step(e->progress, (double)unit_tokens(part, unit), NULL);
-    if (rc == CLI_OK)
-        return rc;
-    free(record->data);
-    *record = (struct eval_record){0};
-    if (!row)
-        return rc;
-    row->error = cli_format("%s", cli_last_failure());
-    return CLI_OK;
+    return !row || (!row->error && !(row->is_floor && unit >= part->ops->n_floor_units));
 }
 
 static bool is_wanted(const struct eval *e, const struct eval_part *part, size_t unit,
                       const struct eval_row *row)
 {
-    return !(row && row->error) && !eval_record_of(e, part, unit, row);
+    return has_run(part, unit, row) && !eval_record_of(e, part, unit, row);
+}
+
+size_t eval_count(const struct eval *e, size_t *n_done)
+{
+    size_t n = 0;
+    *n_done = 0;
+    for (size_t i = 0; i < e->n_parts; i++) {
+        const struct eval_part *part = &e->parts[i];
+        for (size_t k = 0; k < part->n_units * (1 + e->n_rows); k++) {
+            size_t unit = k / (1 + e->n_rows), index = k % (1 + e->n_rows);
+            const struct eval_row *row = index ? &e->rows[index - 1] : NULL;
+            n += has_run(part, unit, row);
+            *n_done += eval_record_of(e, part, unit, row) != NULL;
+        }
+    }
+    return n;
+}
+
+static bool rows_are_wanted(const struct eval *e, const struct eval_part *part, size_t unit)
+{
+    for (size_t i = 0; i < e->n_rows; i++)
+        if (is_wanted(e, part, unit, &e->rows[i]))
+            return true;
+    return false;
+}
+
+static bool will_run(const struct eval *e, const struct eval_part *part, size_t unit,
+                     const struct eval_row *row)
+{
+    if (is_wanted(e, part, unit, row))
+        return true;
+    return !row && part->ops->reference_runs_again && rows_are_wanted(e, part, unit);
+}
+
+static double weight(const struct eval *e, const struct eval_part *part, size_t unit,
+                     const struct eval_row *row)
+{
+    struct eval_work work = part->ops->work(part, unit);
+    return e->costs ? eval_seconds(e, row_index(e, row), work)
+                    : (double)(work.n_batched + work.n_single);
+}
+
+double eval_left_of(const struct eval *e, const struct eval_row *row)
+{
+    double left = 0;
+    for (size_t i = 0; i < e->n_parts; i++)
+        for (size_t unit = 0; unit < e->parts[i].n_units; unit++)
+            if (will_run(e, &e->parts[i], unit, row))
+                left += weight(e, &e->parts[i], unit, row);
+    return left;
+}
+
+double eval_left(const struct eval *e)
+{
+    double left = eval_left_of(e, NULL);
+    for (size_t i = 0; i < e->n_rows; i++)
+        left += eval_left_of(e, &e->rows[i]);
+    return left;
+}
+
+/* ---- the journal ---------------------------------------------------------------------------- */
+
+/* A record as the journal has it; the part's own bytes come behind. */
+struct journaled {
+    uint32_t part, unit, row, reserved; /* row 0: the reference */
+    struct eval_held held;
+};
+
+void eval_identify(struct eval *e, const void *bytes, size_t n)
+{
+    e->fingerprint = journal_hash(e->fingerprint ? e->fingerprint : JOURNAL_HASH, bytes, n);
+}
+
+static int to_journal(struct eval *e, const struct eval_part *part, size_t unit,
+                      const struct eval_row *row)
+{
+    if (!e->journal)
+        return CLI_OK;
+    const struct eval_record *record = slot_of(e, part, unit, row);
+    size_t n_bytes = sizeof(struct journaled) + record->n_bytes;
+    struct journaled *j = cli_alloc(n_bytes, 1);
+    j->part = (uint32_t)(part - e->parts);
+    j->unit = (uint32_t)unit;
+    j->row = (uint32_t)row_index(e, row);
+    j->held = record->held;
+    memcpy(j + 1, record->data, record->n_bytes);
+    int rc = journal_add(e->journal, j, n_bytes);
+    free(j);
+    return rc;
+}
+
+static void from_journal(struct eval *e, const struct journaled *j, size_t n_bytes)
+{
+    if (n_bytes < sizeof(*j) || j->part >= e->n_parts || j->row > e->n_rows ||
+        j->unit >= e->parts[j->part].n_units)
+        return;
+    const struct eval_part *part = &e->parts[j->part];
+    struct eval_record *record = slot_of(e, part, j->unit, j->row ? &e->rows[j->row - 1] : NULL);
+    memcpy(eval_keep(record, n_bytes - sizeof(*j)), j + 1, n_bytes - sizeof(*j));
+    record->held = j->held;
+}
+
+void eval_resume(struct eval *e)
+{
+    size_t n_bytes;
+    void *record;
+    while ((record = journal_next(e->journal, &n_bytes))) {
+        from_journal(e, record, n_bytes);
+        free(record);
+    }
+}
+
+/* ---- running -------------------------------------------------------------------------------- */
+
+int eval_row_failed(struct eval_row *row, int rc)
+{
+    if (rc == CLI_OK || rc == CLI_STOPPED)
+        return rc;
+    free(row->error);
+    row->error = cli_format("%s", cli_last_failure());
+    return CLI_OK;
+}
+
+static int run_one(struct eval *e, struct eval_part *part, size_t unit, struct eval_row *row)
+{
+    struct eval_record *record = slot_of(e, part, unit, row);
+    free(record->data);
+    *record = (struct eval_record){0};
+    double before = e->session->decode_seconds;
+    int rc = part->ops->run(e, part, unit, row, record);
+    record->held.forward_seconds = e->session->decode_seconds - before;
+    cli_progress_step(e->progress, weight(e, part, unit, row), NULL);
+    if (rc == CLI_OK)
+        return to_journal(e, part, unit, row);
+    free(record->data);
+    *record = (struct eval_record){0};
+    return row ? eval_row_failed(row, rc) : rc;
 }
 
 static int run_unit(struct eval *e, struct eval_part *part, size_t unit)
 {
-    bool rows_wanted = false;
-    for (size_t i = 0; i < e->n_rows; i++)
-        rows_wanted = rows_wanted || is_wanted(e, part, unit, &e->rows[i]);
-    int rc = CLI_OK;
-    if (is_wanted(e, part, unit, NULL) || (rows_wanted && part->ops->reference_runs_again))
-        rc = run_one(e, part, unit, NULL);
+    int rc = will_run(e, part, unit, NULL) ? run_one(e, part, unit, NULL) : CLI_OK;
     for (size_t i = 0; i < e->n_rows && rc == CLI_OK; i++)
-        if (is_wanted(e, part, unit, &e->rows[i]))
+        if (will_run(e, part, unit, &e->rows[i]))
             rc = run_one(e, part, unit, &e->rows[i]);
     return rc;
 }
@@ -137,11 +248,6 @@ static int run_part(struct eval *e, struct eval_part *part)
 
 int eval_run(struct eval *e)
 {
-    for (size_t i = 0; i < e->n_parts; i++) {
-        struct eval_part *part = &e->parts[i];
-        part->n_units = part->state ? part->ops->n_units(part) : 0;
-        part->records = cli_alloc(part->n_units * (1 + e->n_rows), sizeof(*part->records));
-    }
     int rc = CLI_OK;
     for (size_t i = 0; i < e->n_parts && rc == CLI_OK; i++)
         rc = run_part(e, &e->parts[i]);
@@ -154,6 +260,8 @@ void eval_free_parts(struct eval *e)
         free_records(e, &e->parts[i]);
         e->parts[i].ops->free(&e->parts[i]);
     }
+    free(e->costs);
+    e->costs = NULL;
 }
 
 void eval_free_rows(struct eval *e)

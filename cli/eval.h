@@ -10,17 +10,19 @@
 #ifndef TKV_CLI_EVAL_H
 #define TKV_CLI_EVAL_H
 
+#include "journal.h"
 #include "session.h"
 #include "stats.h"
 
 struct cJSON;
 struct eval;
+struct eval_cost;
 struct eval_part;
 
 /* What the command line asks for. */
 struct eval_options {
     struct cli_common common;
-    const char *model, *text, *recall;
+    const char *model, *text, *recall, *out;
     struct cli_list kv, stock;
     int64_t n_ctx, n_chunks, n_ubatch;
 };
@@ -31,6 +33,7 @@ struct eval_row {
     struct session_cache cache;
     char *strict_spec; /* what cache.spec points to; owned */
     char *error;       /* why this row stopped, in one line; NULL: it did not. Owned */
+    bool is_floor;     /* the noise floor: runs beside the others, is no row of the results */
 };
 
 /* What a cache holds at the end of a unit, and what was read while rows were scored. All are
@@ -61,6 +64,8 @@ struct eval_part_ops {
     /* The reference leaves more than its record for the rows of a unit to compare with: it runs
      * again when rows of a unit are missing after a cut. */
     bool reference_runs_again;
+    /* Units that the noise floor is measured on; 0: none. */
+    size_t n_floor_units;
 
     /* Reads what the options ask for into part->state; leaves it NULL when they ask for nothing.
      * CLI_OK, or an exit code after a line on stderr; free() comes after either. */
@@ -98,17 +103,39 @@ struct eval {
     size_t n_rows;
     struct eval_part *parts;
     size_t n_parts;
-    double forward_seconds; /* of all records */
+    uint64_t fingerprint;    /* of all that decides the results */
+    struct journal *journal; /* NULL: none */
+    struct eval_cost *costs; /* [1 + n_rows], the reference first; NULL: not measured */
 };
 
 /* ---- eval.c: runs parts, and what they share ------------------------------------------------ */
 
-/* Runs all units of all parts. CLI_DATA when the reference failed; a row that fails has an
- * `error` and no more records. */
+/* Makes room for the records of the parts, whose material is loaded. */
+void eval_prepare(struct eval *e);
+
+/* Takes what the journal has of them. */
+void eval_resume(struct eval *e);
+
+/* Runs what is left to run. CLI_DATA when the reference failed, CLI_STOPPED when
+ * session->stop came true; a row that fails has an `error` and no more records. */
 int eval_run(struct eval *e);
 
-/* Sum of the units' tokens over all caches: what eval_run() tells the progress bar in steps. */
-double eval_total_tokens(const struct eval *e);
+/* How many runs of a unit on a cache there are, and how many of them have a record. */
+size_t eval_count(const struct eval *e, size_t *n_done);
+
+/* What is left to run, in the unit that eval_run() tells the progress bar in: seconds where
+ * costs are known, else tokens. */
+double eval_left(const struct eval *e);
+
+/* The same of one cache (row NULL: the reference). */
+double eval_left_of(const struct eval *e, const struct eval_row *row);
+
+/* Adds to the fingerprint. Parts do so with what they loaded. */
+void eval_identify(struct eval *e, const void *bytes, size_t n);
+
+/* After a row's run that returned `rc`: keeps the error with the row and gives CLI_OK, so that
+ * the others go on. */
+int eval_row_failed(struct eval_row *row, int rc);
 
 void eval_free_parts(struct eval *e);
 void eval_free_rows(struct eval *e);
@@ -136,6 +163,14 @@ const struct eval_record *eval_record_of(const struct eval *e, const struct eval
 /* What a row's cache held in the units of one part; zeros when none ran. */
 struct eval_held eval_held_in(const struct eval *e, const struct eval_part *part,
                               const struct eval_row *row);
+
+/* ---- eval_estimate.c ------------------------------------------------------------------------ */
+
+/* Measures e->costs, where there is enough to do to be worth it. An exit code as eval_run(). */
+int eval_estimate(struct eval *e);
+
+/* Seconds of `work` on a cache: row 0 is the reference. Needs e->costs. */
+double eval_seconds(const struct eval *e, size_t row, struct eval_work work);
 
 /* ---- eval_results.c ------------------------------------------------------------------------- */
 

@@ -151,6 +151,7 @@ static int load(struct eval *e, struct eval_part *part, const struct eval_option
         return CLI_DATA;
     struct recall_set set = {0};
     int rc = parse_items(e->session, text, o->recall, &set);
+    eval_identify(e, text, n_bytes);
     free(text);
     eval_recall_set(part, &set);
     return rc;

@@ -22,6 +22,14 @@ void eval_add_interval(cJSON *json, const char *key, struct stats_interval inter
     cJSON_AddItemToArray(list, cJSON_CreateNumber(interval.high));
 }
 
+static void add_text(cJSON *json, const char *key, const char *text)
+{
+    if (text)
+        cli_json_text(json, key, text);
+    else
+        cJSON_AddNullToObject(json, key);
+}
+
 /* ---- JSON ----------------------------------------------------------------------------------- */
 
 /* Sizes are of the first part that ran: contexts of different lengths do not mix. */
@@ -54,36 +62,117 @@ static void add_reads(const struct eval *e, const struct eval_row *row, cJSON *j
     cli_json_number(json, "read_fraction", ratio(read, n));
 }
 
+/* ---- the noise floor -------------------------------------------------------------------------
+ *
+ * The plug-in's f16 codec loses nothing, so its divergence from stock f16 is what another order
+ * of summing makes, amplified by quantised weights. A row no further off than that may lose
+ * nothing either: its figure is an upper bound. */
+
+static const struct eval_part *text_part(const struct eval *e)
+{
+    for (size_t i = 0; i < e->n_parts; i++)
+        if (e->parts[i].ops == &eval_text_ops && e->parts[i].state)
+            return &e->parts[i];
+    return NULL;
+}
+
+static const struct eval_row *floor_row(const struct eval *e)
+{
+    for (size_t i = 0; i < e->n_rows; i++)
+        if (e->rows[i].is_floor && !e->rows[i].error)
+            return &e->rows[i];
+    return NULL;
+}
+
+static double mean_kld(const struct eval *e, const struct eval_row *row)
+{
+    return eval_text_figures(e, text_part(e), row).kld.mean;
+}
+
+/* The upper end of the floor's interval: what it may well be; its mean, where that is all there
+ * is. NaN: not measured. */
+static double floor_of(const struct eval *e)
+{
+    const struct eval_row *row = floor_row(e);
+    if (!row || !text_part(e))
+        return NAN;
+    struct stats_mean kld = eval_text_figures(e, text_part(e), row).kld;
+    return isfinite(kld.ci.high) ? kld.ci.high : kld.mean;
+}
+
+static void add_floor(const struct eval *e, cJSON *root)
+{
+    if (!isfinite(floor_of(e))) {
+        cli_json_number(root, "noise_floor", NAN);
+        return;
+    }
+    struct eval_text_figures f = eval_text_figures(e, text_part(e), floor_row(e));
+    cJSON *json = cli_json_object(root, "noise_floor");
+    cli_json_number(json, "kld_mean", f.kld.mean);
+    eval_add_interval(json, "kld_ci", f.kld.ci);
+    cli_json_number(json, "kld_median", f.kld_median);
+    cli_json_number(json, "kld_p99", f.kld_p99);
+    cli_json_number(json, "kld_p999", f.kld_p999);
+    cli_json_number(json, "same_top1", f.same_top.mean);
+}
+
+static void add_below_floor(const struct eval *e, const struct eval_row *row, cJSON *json)
+{
+    double floor = floor_of(e), kld = text_part(e) ? mean_kld(e, row) : NAN;
+    if (isfinite(floor) && isfinite(kld))
+        cJSON_AddBoolToObject(json, "below_floor", kld <= floor);
+    else
+        cli_json_number(json, "below_floor", NAN);
+}
+
+/* ---- rows and head -------------------------------------------------------------------------- */
+
 static void add_row(const struct eval *e, const struct eval_row *row, cJSON *json)
 {
     cli_json_text(json, "kv", row->kv);
-    if (row->strict_spec)
-        cli_json_text(json, "spec", row->strict_spec);
-    else
-        cli_json_number(json, "spec", NAN);
+    add_text(json, "spec", row->strict_spec);
     add_sizes(e, row, json);
     add_reads(e, row, json);
-    for (size_t i = 0; i < e->n_parts; i++)
+    for (size_t i = 0; i < e->n_parts; i++) {
         e->parts[i].ops->add_json(e, &e->parts[i], row, json);
+        if (e->parts[i].ops == &eval_text_ops)
+            add_below_floor(e, row, json);
+    }
     if (row->error)
         cli_json_text(json, "error", row->error);
 }
 
+static double forward_seconds(const struct eval *e)
+{
+    double sum = 0;
+    for (size_t i = 0; i < e->n_parts; i++) {
+        sum += eval_held_in(e, &e->parts[i], NULL).forward_seconds;
+        for (size_t r = 0; r < e->n_rows; r++)
+            sum += eval_held_in(e, &e->parts[i], &e->rows[r]).forward_seconds;
+    }
+    return sum;
+}
+
 cJSON *eval_json(const struct eval *e, const struct eval_options *o)
 {
+    const struct llama_api *api = &e->session->llama->api;
+    const struct eval_part *text = text_part(e);
     cJSON *root = cJSON_CreateObject();
     cli_json_run(root, "eval", &o->common);
     cli_json_base_name(root, "model", e->session->path);
-    if (o->text)
+    add_text(root, "weights", api->llama_ftype_name(api->llama_model_ftype(e->session->model)));
+    if (text)
         cli_json_base_name(root, "text", o->text);
     else
-        cli_json_number(root, "text", NAN);
-    cli_json_number(root, "n_ctx", o->text ? (double)o->n_ctx : NAN);
-    cli_json_number(root, "n_windows", o->text ? (double)e->parts[0].n_units : NAN);
-    cli_json_number(root, "forward_seconds", e->forward_seconds);
+        add_text(root, "text", NULL);
+    cli_json_number(root, "n_ctx", text ? (double)o->n_ctx : NAN);
+    cli_json_number(root, "n_windows", text ? (double)text->n_units : NAN);
+    cli_json_number(root, "forward_seconds", forward_seconds(e));
+    add_floor(e, root);
     cJSON *rows = cli_json_array(root, "rows");
     for (size_t i = 0; i < e->n_rows; i++)
-        add_row(e, &e->rows[i], cli_json_object(rows, NULL));
+        if (!e->rows[i].is_floor)
+            add_row(e, &e->rows[i], cli_json_object(rows, NULL));
     return root;
 }
 
@@ -120,22 +209,45 @@ static char *cell_of(const cJSON *row, const struct column *column)
     return cli_format("%.*f", column->digits, cJSON_GetNumberValue(value));
 }
 
+static const char floor_name[] = "noise floor";
+
+static size_t add_line(const char **cells, const char *name, const cJSON *values, bool marked)
+{
+    cells[0] = cli_format("%s%s", name, marked ? " *" : "");
+    for (size_t i = 0; i < N_COLUMNS; i++)
+        cells[1 + i] = cell_of(values, &columns[i]);
+    return 1 + N_COLUMNS;
+}
+
+static size_t add_titles(const char **cells)
+{
+    cells[0] = cli_format("kv");
+    for (size_t i = 0; i < N_COLUMNS; i++)
+        cells[1 + i] = cli_format("%s", columns[i].title);
+    return 1 + N_COLUMNS;
+}
+
 void eval_print_table(const cJSON *json)
 {
     const cJSON *rows = cJSON_GetObjectItemCaseSensitive(json, "rows"), *row;
-    size_t n = 0, n_lines = 1 + (size_t)cJSON_GetArraySize(rows);
+    const cJSON *floor = cJSON_GetObjectItemCaseSensitive(json, "noise_floor");
+    size_t n_lines = 2 + (size_t)cJSON_GetArraySize(rows);
     const char **cells = cli_alloc(n_lines * (1 + N_COLUMNS), sizeof(*cells));
-    cells[n++] = cli_format("kv");
-    for (size_t i = 0; i < N_COLUMNS; i++)
-        cells[n++] = cli_format("%s", columns[i].title);
+    size_t n = add_titles(cells);
+    bool any_marked = false;
     cJSON_ArrayForEach(row, rows)
     {
-        cells[n++] =
-            cli_format("%s", cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(row, "kv")));
-        for (size_t i = 0; i < N_COLUMNS; i++)
-            cells[n++] = cell_of(row, &columns[i]);
+        const char *kv = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(row, "kv"));
+        bool marked = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(row, "below_floor"));
+        n += add_line(cells + n, kv, row, marked);
+        any_marked = any_marked || marked;
     }
-    cli_table_print(cells, n_lines, 1 + N_COLUMNS);
+    if (cJSON_IsObject(floor))
+        n += add_line(cells + n, floor_name, floor, false);
+    cli_table_print(cells, n / (1 + N_COLUMNS), 1 + N_COLUMNS);
+    if (any_marked)
+        printf("* no further from stock f16 than the plug-in's own f16: KLD is the noise of this "
+               "model's weights\n");
     for (size_t i = 0; i < n; i++)
         free((char *)cells[i]);
     free(cells);

@@ -51,6 +51,8 @@ static int load(struct eval *e, struct eval_part *part, const struct eval_option
     struct text_state *st = part->state;
     st->own = tokens;
     st->text = &st->own;
+    eval_identify(e, &st->n_ctx, sizeof(st->n_ctx));
+    eval_identify(e, tokens.ids, n_windows * st->n_ctx * sizeof(*tokens.ids));
     if (n_windows > 0)
         return CLI_OK;
     return cli_fail(
@@ -312,6 +314,7 @@ static void add_json(const struct eval *e, const struct eval_part *part, const s
 
 const struct eval_part_ops eval_text_ops = {.name = "text",
                                             .reference_runs_again = true,
+                                            .n_floor_units = 2,
                                             .load = load,
                                             .free = free_state,
                                             .n_units = n_units,

@@ -1,8 +1,10 @@
 /* JSON output. cJSON prints what it is given; this adds null for "not measured". */
 #include <cjson/cJSON.h>
+#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "cli.h"
 
@@ -45,13 +47,39 @@ cJSON *cli_json_object(cJSON *object, const char *key)
     return child;
 }
 
-int cli_json_print(cJSON *root)
+static char *print(const cJSON *root)
 {
     char *text = cJSON_Print(root);
+    if (!text)
+        cli_fail("no memory for the results");
+    return text;
+}
+
+int cli_json_print(cJSON *root)
+{
+    char *text = print(root);
     cJSON_Delete(root);
     if (!text)
-        return cli_fail("no memory for the results");
+        return CLI_DATA;
     int rc = puts(text) == EOF || fflush(stdout) == EOF ? CLI_DATA : CLI_OK;
     free(text);
     return rc == CLI_OK ? rc : cli_fail("cannot write to stdout");
+}
+
+int cli_json_write(const cJSON *root, const char *path)
+{
+    char *text = print(root), *unfinished = cli_format("%s.new", path);
+    if (!text)
+        return CLI_DATA;
+    FILE *f = fopen(unfinished, "w");
+    bool ok = f && fprintf(f, "%s\n", text) > 0;
+    if (f)
+        ok = fclose(f) == 0 && ok;
+    ok = ok && rename(unfinished, path) == 0;
+    int rc = ok ? CLI_OK : cli_fail("cannot write %s: %s", path, strerror(errno));
+    if (!ok && f)
+        unlink(unfinished);
+    free(unfinished);
+    free(text);
+    return rc;
 }

@@ -42,6 +42,12 @@ void session_close(struct session *s)
     s->model = NULL;
 }
 
+static bool is_stopped(void *user)
+{
+    const struct session *s = user;
+    return s->stop && *s->stop;
+}
+
 struct llama_context *session_context(struct session *s, const struct session_cache *cache,
                                       size_t n_ctx)
 {
@@ -65,6 +71,8 @@ struct llama_context *session_context(struct session *s, const struct session_ca
     params.cb_eval = s->watch;
     params.cb_eval_user_data = s->watch_user;
     params.no_perf = true;
+    params.abort_callback = is_stopped;
+    params.abort_callback_data = s;
     struct llama_context *ctx = l->api.llama_init_from_model(s->model, params);
     if (!ctx)
         cli_fail("no context of %zu tokens for %s: %s", n_ctx, s->path, cli_llama_error(false));
@@ -84,11 +92,15 @@ static int decode_batch(struct session *s, struct llama_context *ctx, const llam
     /* llama_batch has no const; llama_decode() does not write to the tokens. */
     struct llama_batch batch = {
         .n_tokens = (int32_t)n, .token = (llama_token *)ids, .logits = outputs};
+    if (is_stopped(s))
+        return CLI_STOPPED;
     cli_llama_error(true);
     double start = cli_now();
     int rc = s->llama->api.llama_decode(ctx, batch);
     s->llama->api.llama_synchronize(ctx);
     s->decode_seconds += cli_now() - start;
+    if (is_stopped(s))
+        return CLI_STOPPED;
     if (rc == 0)
         return CLI_OK;
     const char *why = cli_llama_error(false);

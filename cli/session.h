@@ -2,6 +2,8 @@
 #ifndef TKV_CLI_SESSION_H
 #define TKV_CLI_SESSION_H
 
+#include <signal.h>
+
 #include "llama_load.h"
 
 enum {
@@ -21,7 +23,8 @@ struct session {
      * sliding window then keep every cell, in order. */
     ggml_backend_sched_eval_callback watch;
     void *watch_user;
-    double decode_seconds; /* spent inside llama.cpp, from the start on */
+    const volatile sig_atomic_t *stop; /* not 0: decoding gives up with CLI_STOPPED; may be NULL */
+    double decode_seconds;             /* spent inside llama.cpp, from the start on */
 };
 
 /* A kind of cache: coded by the plug-in, or stock llama.cpp on the CPU. */
