@@ -38,7 +38,11 @@ static void add_held(struct eval_held *sum, const struct eval_held *more)
 {
     sum->n_contexts += more->n_contexts;
     sum->n_values += more->n_values;
-    sum->bytes += more->bytes;
+    sum->codes += more->codes;
+    sum->side += more->side;
+    sum->exact_pages += more->exact_pages;
+    sum->tables += more->tables;
+    sum->plain += more->plain;
     sum->exact += more->exact;
     sum->read += more->read;
     sum->n_measured += more->n_measured;
@@ -327,14 +331,21 @@ int eval_add_held(struct eval *e, const struct eval_row *row, struct llama_conte
         /* What llama.cpp would save of a stock cache is its rows, and a few bytes a token for
          * positions. */
         double bytes = (double)e->session->llama->api.llama_state_seq_get_size(ctx, 0);
-        held->bytes += bytes;
-        held->n_values += 8 * bytes / session_type_bits(e->session, row->cache.type);
+        double bits = session_type_bits(e->session, row->cache.type);
+        double code_bits = session_type_code_bits(row->cache.type);
+        held->codes += bytes * code_bits / bits;
+        held->side += bytes * (bits - code_bits) / bits;
+        held->n_values += 8 * bytes / bits;
         return CLI_OK;
     }
     struct tightkv_ggml_stats st;
     int rc = plugin_stats(e, row, &st);
+    held->codes += (double)(st.sealed_bytes - st.side_bytes);
+    held->side += (double)st.side_bytes;
+    held->exact_pages += (double)st.open_bytes;
+    held->tables += (double)st.meta_bytes;
     /* What the plug-in could not code counts as the f16 that it is. */
-    held->bytes += (double)(st.sealed_bytes + st.open_bytes + st.meta_bytes + st.plain_bytes);
+    held->plain += (double)st.plain_bytes;
     held->n_values += (double)st.n_values + (double)st.plain_bytes / 2;
     return rc;
 }

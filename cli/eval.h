@@ -41,7 +41,7 @@ struct eval_row {
 struct eval_held {
     double n_contexts;
     double n_values;
-    double bytes;
+    double codes, side, exact_pages, tables, plain; /* bytes; side: scales, means, headers */
     double exact, read, n_measured; /* fractions, weighted by the rows they are means of */
     double forward_seconds;         /* inside llama.cpp */
 };

@@ -44,9 +44,17 @@ static struct eval_held sizes_of(const struct eval *e, const struct eval_row *ro
 static void add_sizes(const struct eval *e, const struct eval_row *row, cJSON *json)
 {
     struct eval_held held = sizes_of(e, row);
-    cli_json_number(json, "bits_per_value", ratio(8 * held.bytes, held.n_values));
+    double bytes = held.codes + held.side + held.exact_pages + held.tables + held.plain;
+    double contexts_mib = held.n_contexts * (1 << 20);
+    cli_json_number(json, "bits_per_value", ratio(8 * bytes, held.n_values));
     cli_json_number(json, "book_mib", 0);
-    cli_json_number(json, "kv_mib", ratio(held.bytes, held.n_contexts) / (1 << 20));
+    cli_json_number(json, "kv_mib", ratio(bytes, contexts_mib));
+    cJSON *breakdown = cli_json_object(json, "breakdown");
+    cli_json_number(breakdown, "codes_mib", ratio(held.codes, contexts_mib));
+    cli_json_number(breakdown, "side_mib", ratio(held.side, contexts_mib));
+    cli_json_number(breakdown, "exact_mib", ratio(held.exact_pages, contexts_mib));
+    cli_json_number(breakdown, "table_mib", ratio(held.tables, contexts_mib));
+    cli_json_number(breakdown, "plain_mib", ratio(held.plain, contexts_mib));
 }
 
 static void add_reads(const struct eval *e, const struct eval_row *row, cJSON *json)

@@ -195,15 +195,32 @@ double session_type_bits(const struct session *s, enum ggml_type type)
     return 8.0 * (double)s->llama->api.ggml_row_size(type, n) / (double)n;
 }
 
+/* The types that a stock cache can have. */
+static const struct stock_type {
+    enum ggml_type type;
+    double code_bits;
+} stock_types[] = {{GGML_TYPE_F32, 32}, {GGML_TYPE_F16, 16}, {GGML_TYPE_BF16, 16},
+                   {GGML_TYPE_Q8_0, 8}, {GGML_TYPE_Q4_0, 4}, {GGML_TYPE_Q4_1, 4},
+                   {GGML_TYPE_Q5_0, 5}, {GGML_TYPE_Q5_1, 5}, {GGML_TYPE_IQ4_NL, 4}};
+
+enum {
+    N_STOCK_TYPES = sizeof(stock_types) / sizeof(stock_types[0])
+};
+
+double session_type_code_bits(enum ggml_type type)
+{
+    for (size_t i = 0; i < N_STOCK_TYPES; i++)
+        if (stock_types[i].type == type)
+            return stock_types[i].code_bits;
+    return 0;
+}
+
 bool session_find_type(const struct cli_llama *l, const char *name, enum ggml_type *type)
 {
-    static const enum ggml_type known[] = {GGML_TYPE_F32,  GGML_TYPE_F16,    GGML_TYPE_BF16,
-                                           GGML_TYPE_Q8_0, GGML_TYPE_Q4_0,   GGML_TYPE_Q4_1,
-                                           GGML_TYPE_Q5_0, GGML_TYPE_IQ4_NL, GGML_TYPE_Q5_1};
-    for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++) {
-        if (strcmp(l->api.ggml_type_name(known[i]), name) != 0)
+    for (size_t i = 0; i < N_STOCK_TYPES; i++) {
+        if (strcmp(l->api.ggml_type_name(stock_types[i].type), name) != 0)
             continue;
-        *type = known[i];
+        *type = stock_types[i].type;
         return true;
     }
     return false;

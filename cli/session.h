@@ -81,6 +81,9 @@ size_t session_argmax(const float *values, size_t n);
 /* Bits a value that a stock type takes. */
 double session_type_bits(const struct session *s, enum ggml_type type);
 
+/* Of these, those of codes; the others are scales. */
+double session_type_code_bits(enum ggml_type type);
+
 /* A stock cache type by ggml's name ("q8_0"); false when ggml has none that a cache can have. */
 bool session_find_type(const struct cli_llama *l, const char *name, enum ggml_type *type);
 

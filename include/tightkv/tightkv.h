@@ -304,6 +304,7 @@ typedef struct tkv_cache_stats {
     uint64_t visual_bytes;       /* of sealed_bytes and open_bytes: what visual rows take. A page
                                   * that text and visual rows share counts by rows where both are
                                   * exact or of one codec, else with the codes of its visual part */
+    uint64_t side_bytes;         /* of sealed_bytes: scales, means, padding; the rest are codes */
 } tkv_cache_stats;
 
 TKV_API tkv_status tkv_cache_get_stats(const tkv_cache *cache, tkv_cache_stats *out);

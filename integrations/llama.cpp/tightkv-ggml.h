@@ -42,6 +42,7 @@ struct tightkv_ggml_stats {
     uint64_t n_scored;     /* (query row, layer) pairs those means are over */
     uint64_t visual_values; /* of n_values: those of rows that came as embeddings */
     uint64_t visual_bytes;  /* of sealed_bytes and open_bytes: what these take */
+    uint64_t side_bytes;    /* of sealed_bytes: scales, means, padding; the rest are codes */
 };
 
 /* Sets the spec of caches made from now on, instead of TIGHTKV_KV; NULL goes back to TIGHTKV_KV.

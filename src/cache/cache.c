@@ -140,10 +140,14 @@ static tkv_status layer_codecs(const tkv_cache *cache, struct tkv_layer *layer, 
             };
             layer->sealed_bytes[klass] +=
                 layer->shape.n_kv_heads * layer->codec[klass][kind].page_bytes;
+            layer->code_bytes[klass] +=
+                layer->shape.n_kv_heads * ((size_t)TKV_PAGE_TOKENS * D / 16 * ops->code_bits / 8);
         }
     }
     layer->sealed_bytes[TKV_SPAN_MIXED] =
         layer->sealed_bytes[TKV_SPAN_TEXT] + layer->sealed_bytes[TKV_SPAN_VISUAL];
+    layer->code_bytes[TKV_SPAN_MIXED] =
+        layer->code_bytes[TKV_SPAN_TEXT] + layer->code_bytes[TKV_SPAN_VISUAL];
     layer->splits = !same_codec(chosen[TKV_SPAN_TEXT][TKV_K], chosen[TKV_SPAN_VISUAL][TKV_K]) ||
                     !same_codec(chosen[TKV_SPAN_TEXT][TKV_V], chosen[TKV_SPAN_VISUAL][TKV_V]);
     return TKV_OK;
@@ -263,6 +267,8 @@ static void add_layer_stats(const struct tkv_layer *layer, tkv_cache_stats *s)
             continue;
         s->n_pages_sealed++;
         s->sealed_bytes += layer->sealed_pool[page->klass]->record_bytes;
+        s->side_bytes +=
+            layer->sealed_pool[page->klass]->record_bytes - layer->code_bytes[page->klass];
     }
 }
 

@@ -70,6 +70,7 @@ struct tkv_layer {
     struct tkv_layer_codec codec[TKV_N_CLASSES][2]; /* [class][kind] */
     bool splits;                                    /* the classes' codecs differ */
     size_t sealed_bytes[TKV_N_PAGE_CLASSES];        /* record of all heads */
+    size_t code_bytes[TKV_N_PAGE_CLASSES];          /* of these: codes, without side data */
     struct tkv_pool *open_pool;
     struct tkv_pool *sealed_pool[TKV_N_PAGE_CLASSES];
     size_t *open_pages; /* indices of open pages, unordered */

@@ -60,7 +60,8 @@ struct tkv_codec_ops {
     const char *summary;
     uint16_t id;
     uint16_t caps;
-    uint32_t planes; /* as tkv_tile_i8.planes */
+    uint32_t planes;    /* as tkv_tile_i8.planes */
+    uint32_t code_bits; /* codes of 16 values; the rest of a page is side data: scales, means */
     bool (*supports)(uint32_t head_dim, tkv_kind kind);
     size_t (*page_bytes)(uint32_t head_dim, tkv_kind kind);
     /* Scratch bytes that encode needs, 64-byte aligned; NULL: none. */

@@ -235,6 +235,7 @@ static void decode(const struct tkv_codec_env *env, uint32_t bits, const uint8_t
         .summary = "keys per channel, values per token, groups of 32 in " #bits " bits",           \
         .id = wire_id,                                                                             \
         .caps = TKV_CAP_WHOLE_PAGE,                                                                \
+        .code_bits = 16 * bits,                                                                    \
         .supports = supports,                                                                      \
         .page_bytes = page_bytes_##bits,                                                           \
         .encode = encode_##bits,                                                                   \

@@ -366,9 +366,9 @@ static void learn(const struct tkv_codec_env *env, const float *x, uint64_t vali
     }
 
 #define POLAR_OPS(bits)                                                                            \
-    .planes = 1, .supports = supports, .page_bytes = page_bytes_##bits,                            \
-    .scratch_bytes = scratch_bytes, .encode = encode_##bits, .decode = decode_##bits,              \
-    .tile_i8 = tile_i8_##bits
+    .planes = 1, .code_bits = 8 * 4 + (4 + 2 + 1) * bits, .supports = supports,                    \
+    .page_bytes = page_bytes_##bits, .scratch_bytes = scratch_bytes, .encode = encode_##bits,      \
+    .decode = decode_##bits, .tile_i8 = tile_i8_##bits
 
 POLAR(2)
 POLAR(3)

@@ -118,6 +118,7 @@ const struct tkv_codec_ops tkv_codec_q8 = {
     .caps = TKV_CAP_ROTATES | TKV_CAP_IDEMPOTENT,
     .planes = 2,
     .supports = supports,
+    .code_bits = 16 * 8,
     .page_bytes = page_bytes,
     .scratch_bytes = scratch_bytes,
     .encode = encode,

@@ -348,6 +348,7 @@ static void tile_i8(const struct tkv_codec_env *env, uint32_t bits, const uint8_
         .id = wire_id,                                                                             \
         .caps = TKV_CAP_ROTATES | TKV_CAP_IDEMPOTENT,                                              \
         .planes = 1,                                                                               \
+        .code_bits = 16 * bits,                                                                    \
         .supports = supports,                                                                      \
         .page_bytes = page_bytes_##bits,                                                           \
         .scratch_bytes = scratch_bytes,                                                            \
@@ -384,6 +385,7 @@ static void tile_i8(const struct tkv_codec_env *env, uint32_t bits, const uint8_
         .id = wire_id,                                                                             \
         .caps = TKV_CAP_ROTATES | TKV_CAP_WHOLE_PAGE | TKV_CAP_BALANCES,                           \
         .planes = 1,                                                                               \
+        .code_bits = 16 * bits,                                                                    \
         .supports = supports,                                                                      \
         .page_bytes = page_bytes_##bits##c,                                                        \
         .scratch_bytes = scratch_bytes,                                                            \

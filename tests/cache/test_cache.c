@@ -100,6 +100,9 @@ static void sink_and_tail_stay_exact(void **state)
      * and 7 are not */
     assert_int_equal(stats(&f).n_pages_sealed, 5);
     assert_int_equal(stats(&f).n_pages_open, 3);
+    /* what is not the codes of two heads' keys and values is a scale a row, of two bytes */
+    assert_int_equal(stats(&f).sealed_bytes - stats(&f).side_bytes, 5 * 4 * 64 * D / 2);
+    assert_int_equal(stats(&f).side_bytes, 5 * 4 * 64 * 2);
     for (uint32_t t = 0; t < 512; t++)
         if (t < 64 || t >= 384)
             assert_true(distance(&f, t, t) == 0);

@@ -10,7 +10,7 @@ MODELS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "m
 MODEL = os.path.join(MODELS, "tightkv-lm-46m-q4_k_m.gguf")
 TEXT = os.path.join(MODELS, "demo-text.txt")
 ROOT = ["tightkv", "run", "model", "weights", "text", "n_ctx", "n_windows", "forward_seconds", "noise_floor", "rows"]
-KEYS = ["kv", "spec", "bits_per_value", "book_mib", "kv_mib", "exact_fraction", "read_fraction",
+KEYS = ["kv", "spec", "bits_per_value", "book_mib", "kv_mib", "breakdown", "exact_fraction", "read_fraction",
         "ppl", "ppl_se", "ppl_f16", "ppl_change", "ppl_change_ci", "kld_mean", "kld_ci", "kld_median", "kld_p99", "kld_p999",
         "kld_max", "same_top1", "same_top1_ci", "top5_overlap", "by_position", "below_floor",
         "recall", "recall_f16", "recall_ci", "n_questions"]

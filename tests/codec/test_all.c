@@ -30,6 +30,7 @@ static void registry(void **state)
                 assert_true(ops->supports(test_dims[i], (tkv_kind)kind));
                 const size_t bytes = ops->page_bytes(test_dims[i], (tkv_kind)kind);
                 assert_in_range(bytes, 1, 2 * TOKENS * test_dims[i]);
+                assert_in_range(TOKENS * test_dims[i] * ops->code_bits / 128, 1, bytes);
             }
         assert_false(ops->supports(0, TKV_K));
         assert_false(ops->supports(TKV_MAX_HEAD_DIM + 16, TKV_K));
