@@ -9,7 +9,7 @@
 #include "eval.h"
 
 /* The parts, in the order in which they run and their keys stand in the results. */
-static const struct eval_part_ops *const part_ops[] = {&eval_text_ops, &eval_recall_ops};
+static const struct eval_part_ops *const part_ops[] = {&eval_text_ops, &eval_recall_ops, &eval_layers_ops};
 
 enum {
     N_PARTS = sizeof(part_ops) / sizeof(part_ops[0])
@@ -32,6 +32,8 @@ static int parse_options(struct eval_options *o, int argc, char **argv)
         {"text", 0, CLI_TEXT, &o->text, "FILE", "text to score", 0, 0, false},
         {"recall", 0, CLI_TEXT, &o->recall, "FILE",
          "questions to ask: JSON lines of context and questions", 0, 0, false},
+        {"layers", 0, CLI_FLAG, &o->layers, NULL,
+         "errors of every layer, on one window of the text", 0, 0, false},
         {"ctx", 'c', CLI_COUNT, &o->n_ctx, "N", "tokens of a window of the text (2048)", 16,
          1 << 24, false},
         {"chunks", 0, CLI_COUNT, &o->n_chunks, "C", "windows of the text (10)", 1, INT32_MAX,
@@ -51,6 +53,8 @@ static int parse_options(struct eval_options *o, int argc, char **argv)
         return -1 - cli_misuse("eval", "-m MODEL is missing");
     if (!o->text && !o->recall)
         return -1 - cli_misuse("eval", "give --text FILE, --recall FILE or both");
+    if (o->layers && !o->text)
+        return -1 - cli_misuse("eval", "--layers needs --text FILE");
     return first;
 }
 

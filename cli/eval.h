@@ -25,6 +25,7 @@ struct eval_options {
     const char *model, *text, *recall, *out;
     struct cli_list kv, stock;
     int64_t n_ctx, n_chunks, n_ubatch;
+    bool layers;
 };
 
 /* One cache under evaluation. */
@@ -198,6 +199,10 @@ struct eval_text_figures {
 };
 struct eval_text_figures eval_text_figures(const struct eval *e, const struct eval_part *part,
                                            const struct eval_row *row);
+
+/* ---- eval_layers.c: errors of every layer ---------------------------------------------------- */
+
+extern const struct eval_part_ops eval_layers_ops;
 
 /* ---- eval_recall.c: facts put into a context, asked for at its end -------------------------- */
 

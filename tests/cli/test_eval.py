@@ -13,7 +13,7 @@ ROOT = ["tightkv", "run", "model", "weights", "text", "n_ctx", "n_windows", "for
 KEYS = ["kv", "spec", "bits_per_value", "book_mib", "kv_mib", "breakdown", "exact_fraction", "read_fraction",
         "ppl", "ppl_se", "ppl_f16", "ppl_change", "ppl_change_ci", "kld_mean", "kld_ci", "kld_median", "kld_p99", "kld_p999",
         "kld_max", "same_top1", "same_top1_ci", "top5_overlap", "by_position", "below_floor",
-        "recall", "recall_f16", "recall_ci", "n_questions"]
+        "recall", "recall_f16", "recall_ci", "n_questions", "layers"]
 
 
 def recall_item():
@@ -64,6 +64,7 @@ class Eval(command.CommandTest):
         self.assertEqual(turbo["exact_fraction"], 0)
         for row in rows:
             self.assertIsNone(row["recall"])
+            self.assertIsNone(row["layers"])
             self.assertEqual(row["ppl_f16"], same["ppl"])
             self.assertAlmostEqual(row["ppl"] / same["ppl"], 1, delta=.1)
 
@@ -72,6 +73,20 @@ class Eval(command.CommandTest):
         # Queries 256 to 511 see 64 sink rows and the 128 before them of p + 1.
         expected = sum(192 / (p + 1) for p in range(256, 512)) / 256
         self.assertAlmostEqual(row["exact_fraction"], expected, delta=.02)
+
+    def test_layers(self):
+        plain, keys, stock = self.rows("--kv", "kv=turbo4", "--kv", "k=turbo4c,v=f16", "--stock", "q8_0", "--text", TEXT,
+                                       "--ctx", 512, "--chunks", 1, "--layers")
+        self.assertIsNone(stock["layers"])
+        self.assertEqual([l["layer"] for l in plain["layers"]], list(range(12)))
+        for one, other in zip(plain["layers"], keys["layers"]):
+            self.assertEqual(len(one["heads"]), 2)
+            # Four bits on a normal source leave .0095; what is left of it here depends on the rows.
+            for part in [one] + one["heads"]:
+                self.assertTrue(.006 < part["k_error"] < .013 and .006 < part["v_error"] < .013, part)
+                self.assertTrue(0 < part["out_error"] < .013, part)
+            self.assertEqual(other["v_error"], 0)
+            self.assertLess(other["out_error"], one["out_error"])
 
     def test_recall(self):
         path = self.file("r.jsonl", json.dumps(recall_item()).encode() + b"\n")
@@ -90,6 +105,7 @@ class Eval(command.CommandTest):
     def test_wrong_use(self):
         self.assert_refused(command.USAGE, "eval", says="-m MODEL")
         self.assert_refused(command.USAGE, "eval", "-m", MODEL, says="--text")
+        self.assert_refused(command.USAGE, "eval", "-m", MODEL, "--recall", TEXT, "--layers", says="--text")
         self.assert_refused(command.USAGE, "eval", "-m", MODEL, "--text", TEXT, "--kv", "kv=turbo9", says="turbo9")
         self.assert_refused(command.USAGE, "eval", "-m", MODEL, "--text", TEXT, "--stock", "q9_9", says="q9_9")
         self.assert_refused(command.USAGE, "eval", "-m", MODEL, "--text", TEXT, "--ctx", "many", says="many")
