@@ -9,6 +9,7 @@ SECONDS_EACH ?= 60
 build: ## the library, the plug-in and build/bin/tightkv
 	@scripts/setup.sh build
 	@scripts/llama.sh
+	@scripts/report.sh
 	@cmake --preset release
 	@cmake --build --preset release
 
@@ -18,6 +19,7 @@ demo: build ## what it does, on this machine, in minutes
 test: ## every test: release, sanitizers, unoptimised kernels, NEON under an emulator
 	@scripts/setup.sh build test
 	@scripts/llama.sh
+	@scripts/report.sh
 	@scripts/test.sh release debug O0 neon
 
 bench: build ## attention and encoding on this machine against stock llama.cpp

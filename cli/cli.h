@@ -157,6 +157,7 @@ double cli_now(void);
  * where it looked and what to do. */
 char *cli_find_plugin(void);
 char *cli_find_data(const char *name);    /* a file of models/ */
+char *cli_find_report(void);              /* the page of tightkv report, to be filled */
 char *cli_find_llama_bin(void);           /* folder that holds libllama.so */
 char *cli_find_program(const char *name); /* PATH, else the pinned llama.cpp */
 /* The same without the line on stderr. */

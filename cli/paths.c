@@ -79,6 +79,17 @@ char *cli_find_data(const char *name)
     return found;
 }
 
+char *cli_find_report(void)
+{
+    char *dir = executable_dir();
+    char *found = if_exists(cli_format("%s/../share/tightkv/report.html", dir));
+    free(dir);
+    if (!found)
+        cli_fail("no ../share/tightkv/report.html beside the command: it was built without the "
+                 "page; run make build where npm and its registry are at hand");
+    return found;
+}
+
 /* The folder of libllama.so in a build, a build's bin, or a prefix. */
 static char *llama_bin_in(const char *dir)
 {

@@ -7,7 +7,8 @@ packages() {
     case $1 in
     build) echo gcc g++ libc6-dev cmake ninja-build libcjson-dev scdoc git ca-certificates ;;
     test) echo libcmocka-dev python3 python3-numpy pkg-config binutils \
-        gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user ;;
+        gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user \
+        chromium chromium-driver python3-selenium fonts-dejavu-core ;;
     fuzz) echo clang libclang-rt-14-dev ;;
     lint) echo clang-format clang-tidy cppcheck shellcheck codespell python3 ;;
     # A Node.js from elsewhere may bring its own npm and conflict with Debian's.

@@ -1,0 +1,138 @@
+// The results in the page, sorted into what the figures draw.
+import { familyOf, isPreset, isStock, settingName } from "./names.js";
+
+export function readPage() {
+  const page = JSON.parse(document.getElementById("results").textContent);
+  return { ...page, files: page.files.map(({ file, result }) => ({ file, result: tidy(result) })) };
+}
+
+// A result may come from another version: what every figure relies on is made sure of here, the
+// rest may be missing.
+function tidy(result) {
+  const rows = Array.isArray(result.rows)
+    ? result.rows.filter((row) => row && typeof row === "object")
+    : [];
+  const named = (thing) => ({ ...thing, kv: String(thing.kv ?? "?") });
+  return { ...named(result), run: result.run ?? {}, rows: rows.map(named) };
+}
+
+export function collect(files) {
+  const of = (kind) => files.filter(({ result }) => result.tightkv === kind);
+  const demos = of("demo");
+  return {
+    datasets: [...evalDatasets(of("eval")), ...demos.map(demoDataset)],
+    attend: of("bench attend"),
+    models: [...of("bench model").map(modelBench), ...demos.flatMap(demoBenches)],
+    encode: of("bench encode"),
+    estimates: of("estimate"),
+    advice: of("advise"),
+    demos,
+  };
+}
+
+// A setting on a dataset: the row of the JSON with its names and where it came from.
+function setting(row, source, floor) {
+  return {
+    ...row,
+    name: settingName(row.kv),
+    family: familyOf(row.kv),
+    stock: isStock(row.kv),
+    preset: isPreset(row.kv),
+    source,
+    floor: floor ?? null,
+  };
+}
+
+// Rows of one model, weights, text and context belong together, whichever file they came in.
+function evalDatasets(files) {
+  const found = new Map();
+  for (const source of files) {
+    const r = source.result;
+    const key = JSON.stringify([r.model, r.weights ?? null, r.text ?? null, r.n_ctx ?? null]);
+    if (!found.has(key))
+      found.set(key, {
+        key,
+        label: datasetLabel(r),
+        model: r.model,
+        nCtx: r.n_ctx ?? null,
+        floor: null,
+        rows: [],
+      });
+    const dataset = found.get(key);
+    dataset.floor ??= Number.isFinite(r.noise_floor?.kld_mean) ? r.noise_floor : null;
+    for (const row of r.rows) addRow(dataset.rows, setting(row, source, r.noise_floor));
+  }
+  const datasets = [...found.values()];
+  for (const dataset of datasets)
+    dataset.rows.sort((a, b) => (b.bits_per_value ?? 0) - (a.bits_per_value ?? 0));
+  return datasets.sort((a, b) => b.rows.length - a.rows.length);
+}
+
+// Of a setting measured twice the later run counts; what only the earlier one measured stays.
+function addRow(rows, row) {
+  const at = rows.findIndex((other) => other.kv === row.kv);
+  if (at < 0) {
+    rows.push(row);
+    return;
+  }
+  const [older, newer] = [rows[at], row].sort((a, b) =>
+    runDate(a.source).localeCompare(runDate(b.source)),
+  );
+  const measured = Object.entries(newer).filter(
+    ([, value]) => value !== null && value !== undefined,
+  );
+  rows[at] = { ...older, ...Object.fromEntries(measured) };
+}
+
+function runDate(source) {
+  return source.result.run?.date ?? "";
+}
+
+function datasetLabel(r) {
+  const model = [modelName(r.model), r.weights].filter(Boolean).join(", ");
+  const context = r.n_ctx ? `${r.n_ctx.toLocaleString("en-GB")} tokens` : null;
+  return [model, context, r.text].filter(Boolean).join(" · ");
+}
+
+export function modelName(path) {
+  return (path ?? "a model").replace(/^.*\//, "").replace(/\.gguf$/, "");
+}
+
+function demoDataset(source) {
+  const r = source.result;
+  const rows = r.rows
+    .filter((row) => row.kv !== "stock f16")
+    .map((row) => setting(row, source, null));
+  return {
+    key: `demo ${source.file}`,
+    label: `${modelName(r.model)} · demo: quality at 2K, size at 16K`,
+    model: r.model,
+    nCtx: 16384,
+    floor: null,
+    rows,
+  };
+}
+
+function modelBench(source) {
+  const r = source.result;
+  return { source, model: modelName(r.model), kv: r.kv, threads: r.threads ?? null, rows: r.rows };
+}
+
+// The demo's speeds, in the form of bench model: each cache against stock f16 at the same depth.
+function demoBenches(source) {
+  const rows = source.result.rows;
+  const stock = rows.find((row) => row.kv === "stock f16")?.speed ?? [];
+  return rows
+    .filter((row) => row.kv !== "stock f16")
+    .map((row) => ({
+      source,
+      model: modelName(source.result.model),
+      kv: row.kv,
+      threads: source.result.run?.machine?.cores ?? null,
+      rows: (row.speed ?? []).map((speed, i) => ({
+        ...speed,
+        stock_pp_tok_s: stock[i]?.pp_tok_s,
+        stock_tg_tok_s: stock[i]?.tg_tok_s,
+      })),
+    }));
+}

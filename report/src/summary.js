@@ -1,0 +1,163 @@
+// The four questions that a reader comes with, answered in plain words at the top.
+import { choices, spokenOf } from "./choice.js";
+import { modelName } from "./data.js";
+import { h } from "./dom.js";
+import { mib, percent, roughKld, roughTimes, signedPercent, tokens } from "./format.js";
+
+export function summary(collected) {
+  const section = h("section", { id: "summary", class: "cards" });
+
+  function show(dataset) {
+    const row = spokenOf(dataset);
+    const cards = [
+      row ? smaller(dataset, row) : null,
+      row ? worse(dataset, row) : null,
+      faster(collected, dataset, row),
+      forMe(dataset),
+    ];
+    section.replaceChildren(...cards.filter(Boolean));
+    section.hidden = section.children.length === 0;
+  }
+  return { section, show };
+}
+
+function card(id, question, figure, label, ...sentences) {
+  return h(
+    "article",
+    { id },
+    h("h2", {}, question),
+    figure ? h("p", { class: "figure" }, figure, " ", h("small", {}, label)) : null,
+    sentences.filter(Boolean).map((s) => h("p", {}, s)),
+  );
+}
+
+function smaller(dataset, row) {
+  if (!(row.bits_per_value > 0)) return null;
+  const f16 = (row.kv_mib * 16) / row.bits_per_value;
+  const size =
+    row.kv_mib > 0
+      ? `The cache takes ${mib(row.kv_mib)} instead of ${mib(f16)}${dataset.nCtx ? ` at ${tokens(dataset.nCtx)} tokens` : ""}.`
+      : null;
+  const book =
+    row.book_mib > 0 ? `Codebooks of ${mib(row.book_mib)} come on top, once for the model.` : null;
+  return card(
+    "smaller",
+    "How much smaller?",
+    roughTimes(16 / row.bits_per_value),
+    `smaller than f16, with ${row.name}`,
+    `${row.bits_per_value.toFixed(2)} bits a value instead of 16, scales and exact rows counted.`,
+    size,
+    book,
+  );
+}
+
+function worse(dataset, row) {
+  if (!Number.isFinite(row.kld_mean)) return null;
+  const q4 = dataset.rows.find((r) => /^stock[: ]q4_0$/.test(r.kv));
+  const differ = Number.isFinite(row.same_top1) ? Math.round(1000 * (1 - row.same_top1)) : null;
+  const figure = differ === null ? roughKld(row.kld_mean) : `${differ} in 1000`;
+  return card(
+    "worse",
+    "How much worse?",
+    figure,
+    differ === null
+      ? `divergence from f16, with ${row.name}`
+      : `of the most likely next tokens change against f16, with ${row.name}`,
+    q4 && Number.isFinite(q4.same_top1) && differ !== null
+      ? `Stock q4_0 changes ${Math.round(1000 * (1 - q4.same_top1))} in 1000 at ${q4.bits_per_value.toFixed(1)} bits.`
+      : null,
+    `Divergence from f16 ${roughKld(row.kld_mean)}${q4?.kld_mean > 0 ? `, stock q4_0 ${roughKld(q4.kld_mean)}` : ""}` +
+      `${Number.isFinite(row.ppl_change) ? `; perplexity ${signedPercent(row.ppl_change)}` : ""}.`,
+    row.below_floor ? "That is not above the noise floor: no loss could be measured." : null,
+    recallSentence(row),
+  );
+}
+
+function recallSentence(row) {
+  if (!Number.isFinite(row.recall) || !Number.isFinite(row.recall_f16)) return null;
+  const asked = row.n_questions ? ` of ${row.n_questions} questions` : "";
+  return `Facts in the context: ${percent(row.recall)}${asked} answered right, ${percent(row.recall_f16)} with f16.`;
+}
+
+function faster(collected, dataset, row) {
+  const bench = deepest(collected.models, dataset, row);
+  const attend = collected.attend
+    .filter(({ result: r }) => r.kv === row?.kv && Number.isFinite(r.speedup_vs_f16))
+    .sort((a, b) => (b.result.n_ctx ?? 0) - (a.result.n_ctx ?? 0))[0]?.result;
+  const alone = attend
+    ? `Attention alone: ${roughTimes(attend.speedup_vs_f16)} with ${tokens(attend.n_ctx ?? 0)} tokens in the cache.`
+    : null;
+  if (!bench)
+    return attend
+      ? card(
+          "faster",
+          "How much faster?",
+          roughTimes(attend.speedup_vs_f16),
+          "attention with the coded cache",
+          alone,
+        )
+      : null;
+  const { deep, empty } = bench;
+  return card(
+    "faster",
+    "How much faster?",
+    roughTimes(deep.tg_tok_s / deep.stock_tg_tok_s),
+    `decoding with ${tokens(deep.depth)} tokens in the cache`,
+    Number.isFinite(deep.pp_tok_s / deep.stock_pp_tok_s)
+      ? `Reading a prompt there: ${roughTimes(deep.pp_tok_s / deep.stock_pp_tok_s)}.`
+      : null,
+    empty
+      ? `With an empty cache: ${roughTimes(empty.tg_tok_s / empty.stock_tg_tok_s)}, for weights are read either way.`
+      : null,
+    alone,
+  );
+}
+
+// The deepest measured row of a bench of this model and setting, else of any bench.
+function deepest(benches, dataset, row) {
+  const rank = (b) => 2 * (b.kv === row?.kv) + (b.model === modelName(dataset.model));
+  const timed = benches
+    .map((b) => ({ b, rows: b.rows.filter((r) => Number.isFinite(r.tg_tok_s / r.stock_tg_tok_s)) }))
+    .filter(({ rows }) => rows.length);
+  if (timed.length === 0) return null;
+  const { rows } = timed.sort((x, y) => rank(y.b) - rank(x.b))[0];
+  const sorted = [...rows].sort((x, y) => y.depth - x.depth);
+  return {
+    deep: sorted[0],
+    empty: sorted.at(-1).depth === 0 && sorted.length > 1 ? sorted.at(-1) : null,
+  };
+}
+
+function forMe(dataset) {
+  const found = choices(dataset).filter(
+    ({ row }, i, all) => row && (i === 0 || row !== all[i - 1].row),
+  );
+  if (found.length === 0) return null;
+  const lines = found.map(({ name, row }) =>
+    h(
+      "li",
+      {},
+      h("b", {}, name),
+      ": ",
+      h("code", {}, row.kv),
+      ` – ${roughTimes(16 / row.bits_per_value)} smaller, KLD ${roughKld(row.kld_mean)}`,
+    ),
+  );
+  const article = card("for-me", "Which setting for me?", null, null);
+  article.append(
+    h("ul", {}, lines),
+    h(
+      "p",
+      { class: "muted" },
+      `The smallest measured setting with a divergence of at most ${choices(dataset)
+        .map(({ bound }) => roughKld(bound))
+        .join(", ")} and no loss of recall. Try it: `,
+      h("code", {}, `tightkv run --kv ${quoted(found.at(-1).row.kv)} -- …`),
+    ),
+  );
+  return article;
+}
+
+function quoted(kv) {
+  return /^[\w.,=:+-]+$/.test(kv) ? kv : `'${kv.replaceAll("'", "'\\''")}'`;
+}
