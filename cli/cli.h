@@ -49,6 +49,11 @@ char *cli_format(const char *format, ...) CLI_PRINTF(1, 2);
  * frees it. */
 char *cli_read_file(const char *path, size_t *n_bytes);
 
+/* ---- utf8.c --------------------------------------------------------------------------------- */
+
+/* The same of a text: refused when empty or not UTF-8. */
+char *cli_read_text(const char *path, size_t *n_bytes);
+
 /* ---- options.c ----------------------------------------------------------------------------- */
 
 typedef enum cli_kind {

@@ -216,6 +216,7 @@ int eval_row_failed(struct eval_row *row, int rc)
 static int run_one(struct eval *e, struct eval_part *part, size_t unit, struct eval_row *row)
 {
     struct eval_record *record = slot_of(e, part, unit, row);
+    bool journaled = record->data != NULL; /* the reference, run again */
     free(record->data);
     *record = (struct eval_record){0};
     double before = e->session->decode_seconds;
@@ -223,7 +224,7 @@ static int run_one(struct eval *e, struct eval_part *part, size_t unit, struct e
     record->held.forward_seconds = e->session->decode_seconds - before;
     cli_progress_step(e->progress, weight(e, part, unit, row), NULL);
     if (rc == CLI_OK)
-        return to_journal(e, part, unit, row);
+        return journaled ? CLI_OK : to_journal(e, part, unit, row);
     free(record->data);
     *record = (struct eval_record){0};
     return row ? eval_row_failed(row, rc) : rc;
@@ -284,6 +285,15 @@ struct llama_context *eval_context(struct eval *e, const struct eval_row *row, s
 {
     const struct session_cache stock_f16 = {.type = GGML_TYPE_F16};
     return session_context(e->session, row ? &row->cache : &stock_f16, n_tokens);
+}
+
+int eval_check_length(const struct eval *e, size_t n_tokens, const char *what)
+{
+    size_t most = e->session->n_ctx_train;
+    if (most == 0 || n_tokens <= most)
+        return CLI_OK;
+    return cli_fail("%s: %zu tokens are more than the %zu that %s was trained for; take fewer",
+                    what, n_tokens, most, e->session->path);
 }
 
 void eval_measure_begin(struct eval *e, const struct eval_row *row)

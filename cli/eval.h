@@ -145,6 +145,9 @@ void eval_free_rows(struct eval *e);
  * Freed with session_free(). */
 struct llama_context *eval_context(struct eval *e, const struct eval_row *row, size_t n_tokens);
 
+/* CLI_OK when the model was trained for contexts of n tokens; else a line that names `what`. */
+int eval_check_length(const struct eval *e, size_t n_tokens, const char *what);
+
 /* Around scored rows: collect which rows they read, then add that to `held`. Nothing for the
  * reference (row NULL). */
 void eval_measure_begin(struct eval *e, const struct eval_row *row);
@@ -231,6 +234,10 @@ void eval_recall_set(struct eval_part *part, const struct recall_set *set);
 /* Right answers of a row, or of the reference (row NULL), among n_asked. */
 size_t eval_recall_right(const struct eval *e, const struct eval_part *part,
                          const struct eval_row *row, size_t *n_asked);
+
+/* Adds recall by depth and by distance to a row's JSON (eval_recall_depth.c). */
+void eval_recall_add_places(const struct eval *e, const struct eval_part *part,
+                            const struct eval_row *row, struct cJSON *json);
 
 void recall_free(struct recall_set *set);
 size_t recall_item_tokens(const struct recall_item *item);

@@ -55,23 +55,38 @@ static int take_item(struct session *s, const cJSON *line, struct recall_item *i
     return CLI_OK;
 }
 
-/* JSON lines {"context", "questions": [{"prompt", "answer"}]}; `name` is for messages. */
-static int parse_items(struct session *s, const char *text, const char *name,
-                       struct recall_set *out)
+/* Line `n_line` of the file `name`. */
+static int parse_line(struct session *s, const char *text, size_t n, struct recall_item *item,
+                      const char *name, size_t n_line)
 {
-    for (size_t n_lines = 1; *text; n_lines++) {
+    cJSON *line = cJSON_ParseWithLength(text, n);
+    if (!line)
+        return cli_fail("%s:%zu is no JSON: the line is cut short or damaged", name, n_line);
+    int rc = take_item(s, line, item);
+    cJSON_Delete(line);
+    return rc == CLI_OK ? rc
+                        : cli_fail("%s:%zu is not {\"context\": text, \"questions\": "
+                                   "[{\"prompt\": text, \"answer\": text}]}",
+                                   name, n_line);
+}
+
+/* JSON lines {"context", "questions": [{"prompt", "answer"}]}; `name` is for messages. */
+static int parse_items(struct eval *e, const char *text, const char *name, struct recall_set *out)
+{
+    for (size_t n_line = 1; *text; n_line++) {
         size_t n = strcspn(text, "\n");
         if (n > 0) {
-            cJSON *line = cJSON_ParseWithLength(text, n);
             out->items = cli_grow(out->items, out->n + 1, sizeof(*out->items));
-            out->items[out->n++] = (struct recall_item){0};
-            int rc = take_item(s, line, &out->items[out->n - 1]);
-            cJSON_Delete(line);
+            struct recall_item *item = &out->items[out->n++];
+            *item = (struct recall_item){0};
+            int rc = parse_line(e->session, text, n, item, name, n_line);
+            if (rc == CLI_OK) {
+                char place[256];
+                snprintf(place, sizeof(place), "%s:%zu", name, n_line);
+                rc = eval_check_length(e, recall_item_tokens(item), place);
+            }
             if (rc != CLI_OK)
-                return cli_fail("%s:%zu is not {\"context\": text, \"questions\": [{\"prompt\": "
-                                "text, \"answer\": "
-                                "text}]}",
-                                name, n_lines);
+                return rc;
         }
         text += n + (text[n] == '\n');
     }
@@ -146,11 +161,11 @@ static int load(struct eval *e, struct eval_part *part, const struct eval_option
     if (!o->recall)
         return CLI_OK;
     size_t n_bytes;
-    char *text = cli_read_file(o->recall, &n_bytes);
+    char *text = cli_read_text(o->recall, &n_bytes);
     if (!text)
         return CLI_DATA;
     struct recall_set set = {0};
-    int rc = parse_items(e->session, text, o->recall, &set);
+    int rc = parse_items(e, text, o->recall, &set);
     eval_identify(e, text, n_bytes);
     free(text);
     eval_recall_set(part, &set);
@@ -216,6 +231,7 @@ static void add_json(const struct eval *e, const struct eval_part *part, const s
                     n_asked_f16 ? (double)n_right_f16 / (double)n_asked_f16 : NAN);
     eval_add_interval(json, "recall_ci", stats_wilson(n_right, n_asked));
     cli_json_number(json, "n_questions", n_asked ? (double)n_asked : NAN);
+    eval_recall_add_places(e, part, row, json);
 }
 
 const struct eval_part_ops eval_recall_ops = {.name = "recall",

@@ -35,12 +35,15 @@ static int load(struct eval *e, struct eval_part *part, const struct eval_option
 {
     if (!o->text)
         return CLI_OK;
+    int rc = eval_check_length(e, (size_t)o->n_ctx, "--ctx");
+    if (rc != CLI_OK)
+        return rc;
     size_t n_bytes;
-    char *text = cli_read_file(o->text, &n_bytes);
+    char *text = cli_read_text(o->text, &n_bytes);
     if (!text)
         return CLI_DATA;
     struct session_tokens tokens;
-    int rc = session_tokenize(e->session, text, n_bytes, true, &tokens);
+    rc = session_tokenize(e->session, text, n_bytes, true, &tokens);
     free(text);
     if (rc != CLI_OK)
         return rc;

@@ -141,6 +141,8 @@ int session_tokenize(struct session *s, const char *text, size_t n_bytes, bool b
     if (n_bytes > INT32_MAX)
         return cli_fail("a text of %zu bytes is too long; give less than 2 GiB", n_bytes);
     const struct llama_api *api = &s->llama->api;
+    if (api->llama_vocab_type(s->vocab) == LLAMA_VOCAB_TYPE_NONE)
+        return cli_fail("model %s has no tokenizer: it cannot read a text", s->path);
     size_t capacity = n_bytes + 8;
     llama_token *ids = cli_alloc(capacity, sizeof(*ids));
     int32_t n =

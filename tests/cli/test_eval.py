@@ -1,7 +1,12 @@
 """tightkv eval and bench model on the embedded model: small runs whose results are known, and what is refused."""
 import json
 import os
+import resource
+import signal
+import struct
+import subprocess
 import tempfile
+import time
 import unittest
 
 import command
@@ -13,7 +18,7 @@ ROOT = ["tightkv", "run", "model", "weights", "text", "n_ctx", "n_windows", "for
 KEYS = ["kv", "spec", "bits_per_value", "book_mib", "kv_mib", "breakdown", "exact_fraction", "read_fraction",
         "ppl", "ppl_se", "ppl_f16", "ppl_change", "ppl_change_ci", "kld_mean", "kld_ci", "kld_median", "kld_p99", "kld_p999",
         "kld_max", "same_top1", "same_top1_ci", "top5_overlap", "by_position", "below_floor",
-        "recall", "recall_f16", "recall_ci", "n_questions", "layers"]
+        "recall", "recall_f16", "recall_ci", "n_questions", "recall_by_depth", "recall_by_distance", "layers"]
 
 
 def recall_item():
@@ -62,11 +67,28 @@ class Eval(command.CommandTest):
         self.assertAlmostEqual(same["kv_mib"], 256 * 12288 / 2**20, delta=.05)
         self.assertEqual((q4["bits_per_value"], plain["read_fraction"]), (4.5, 1))
         self.assertEqual(turbo["exact_fraction"], 0)
+        # Everything takes place in the breakdown: 16 + 2 bytes for 32 values of q4_0, a scale a row of turbo4.
+        self.assertAlmostEqual(q4["breakdown"]["side_mib"] / q4["breakdown"]["codes_mib"], 2 / 16, delta=1e-6)
+        self.assertAlmostEqual(turbo["breakdown"]["side_mib"] / turbo["breakdown"]["codes_mib"], 2 / 64, delta=1e-6)
         for row in rows:
+            self.assertAlmostEqual(sum(row["breakdown"].values()), row["kv_mib"], delta=1e-6)
             self.assertIsNone(row["recall"])
             self.assertIsNone(row["layers"])
             self.assertEqual(row["ppl_f16"], same["ppl"])
             self.assertAlmostEqual(row["ppl"] / same["ppl"], 1, delta=.1)
+
+    def test_figures_agree(self):
+        row, = self.rows("--kv", "kv=turbo3", "--text", TEXT, "--ctx", 512, "--chunks", 1)
+        buckets = row["by_position"]
+        self.assertEqual([(b["first"], b["last"], b["n"]) for b in buckets], [(0, 127, 128), (128, 255, 128), (256, 510, 255)])
+        # The headline is of the second half: here the last bucket.
+        self.assertAlmostEqual(buckets[-1]["kld_mean"], row["kld_mean"], delta=1e-12)
+        self.assertAlmostEqual(buckets[-1]["same_top1"], row["same_top1"], delta=1e-12)
+        self.assertAlmostEqual(row["ppl_change"], row["ppl"] / row["ppl_f16"] - 1, delta=1e-6)
+        self.assertTrue(row["kld_median"] < row["kld_p99"] < row["kld_p999"] < row["kld_max"])
+        for key, interval in (("kld_mean", "kld_ci"), ("same_top1", "same_top1_ci"), ("ppl_change", "ppl_change_ci")):
+            self.assertTrue(row[interval][0] < row[key] < row[interval][1], key)
+        self.assertTrue(0 < row["ppl_se"] < row["ppl"] and .5 < row["top5_overlap"] < 1)
 
     def test_sink_and_tail_are_exact(self):
         row, = self.rows("--kv", "kv=turbo4,sink=64,tail=128", "--text", TEXT, "--ctx", 512, "--chunks", 1)
@@ -92,10 +114,82 @@ class Eval(command.CommandTest):
         path = self.file("r.jsonl", json.dumps(recall_item()).encode() + b"\n")
         row, = self.rows("--kv", "kv=turbo4", "--recall", path)
         # The second question asks the same and expects another answer: wrong.
-        self.assertEqual((row["recall"], row["recall_f16"]), (.5, .5))
+        self.assertEqual((row["recall"], row["recall_f16"], row["n_questions"]), (.5, .5, 2))
+        self.assertTrue(row["recall_ci"][0] < .5 < row["recall_ci"][1])
+        # The fact stands in the middle of about 500 tokens; that of the second question is not there.
+        found = [[b for b in row[key] if b["n"]] for key in ("recall_by_depth", "recall_by_distance")]
+        self.assertEqual([[b["first"] for b in found[0]], [b["n"] for b in found[0]]], [[.4], [1]])
+        self.assertEqual([[b["right"], b["right_f16"], b["n"]] for b in found[1]], [[1, 1, 1]])
+        self.assertLessEqual(found[1][0]["first"], 256)
         for key in ("ppl", "ppl_f16", "kld_mean", "kld_median", "kld_p999", "same_top1"):
             self.assertIsNone(row[key])
         self.assertGreater(row["bits_per_value"], 4)
+
+    def test_noise_floor(self):
+        result = self.json_of("eval", "-m", MODEL, "--kv", "kv=f16,sink=0,tail=0", "--kv", "kv=turbo2,sink=0,tail=0", "--text", TEXT,
+                              "--ctx", 256, "--chunks", 1)
+        floor, (same, turbo) = result["noise_floor"], result["rows"]
+        self.assertEqual({key: same[key] for key in floor}, floor)
+        self.assertEqual((same["below_floor"], turbo["below_floor"]), (True, False))
+
+    def test_resume(self):
+        args = ("eval", "-m", MODEL, "--text", TEXT, "--ctx", 64, "--chunks", 2, "--kv", "kv=turbo4,sink=0,tail=0")
+        whole, cut = (os.path.join(self.folder.name, name) for name in ("whole.json", "cut.json"))
+        partial = cut + ".partial"
+        self.assertEqual(command.run(*args, "-q", "-o", whole)[0], command.OK)
+        for kill in (signal.SIGINT, signal.SIGKILL):
+            before = os.path.getsize(partial) if os.path.exists(partial) else 16
+            with subprocess.Popen([os.environ["TIGHTKV"], *map(str, args), "-o", cut], stderr=subprocess.PIPE, text=True) as child:
+                while child.poll() is None and (not os.path.exists(partial) or os.path.getsize(partial) <= before):
+                    time.sleep(.005)
+                child.send_signal(kill)
+                err = child.stderr.read()
+            if kill == signal.SIGINT:
+                self.assertEqual(child.returncode, 130, err)
+                self.assertIn("goes on from " + partial, err.splitlines()[-1])
+            self.assertFalse(os.path.exists(cut))
+        with open(partial, "ab") as f:
+            f.write(b"\x40" + bytes(20))  # as a record that was being written
+        code, _, err = command.run(*args, "--chunks", 1, "-o", cut)
+        self.assertEqual((code, err.count("\n")), (command.DATA, 1))
+        self.assertIn("other options", err)
+        code, _, err = command.run(*args, "-o", cut)
+        self.assertEqual(code, command.OK, err)
+        self.assertRegex(err, r"resuming: [2-9] of \d+ units are there")
+        results = []
+        for path in (whole, cut):
+            with open(path, encoding="utf-8") as f:
+                results.append(json.load(f))
+            del results[-1]["run"], results[-1]["forward_seconds"]
+        self.assertEqual(*results)
+        self.assertEqual(sorted(os.listdir(self.folder.name)), ["cut.json", "whole.json"])
+
+    def test_no_room_for_logits(self):
+        def limit():
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+        # Python ignores SIGXFSZ; the child does too, and sees a write that fails.
+        done = subprocess.run([os.environ["TIGHTKV"], "eval", "-q", "-m", MODEL, "--stock", "q8_0", "--text", TEXT, "--ctx", "256"],
+                              env={**os.environ, "TMPDIR": self.folder.name}, capture_output=True, text=True, preexec_fn=limit,
+                              restore_signals=False)
+        self.assertEqual((done.returncode, done.stdout, done.stderr.count("\n")), (command.DATA, "", 1), done.stderr)
+        self.assertIn(f"MiB of logits in {self.folder.name}", done.stderr)
+        self.assertEqual(os.listdir(self.folder.name), [])
+        self.assert_refused(command.DATA, "eval", "-q", "-m", MODEL, "--stock", "q8_0", "--text", TEXT, "--ctx", 256, says="TMPDIR",
+                            env={"TMPDIR": "/nonexistent"})
+
+    def test_a_row_that_fails(self):
+        # Where the plug-in is told to stay out, coded rows fail; the others are measured.
+        code, out, err = command.run("eval", "-q", "-m", MODEL, "--kv", "kv=turbo4", "--stock", "q8_0", "--text", TEXT, "--ctx", 64,
+                                     "--chunks", 1, "--json", env={"TIGHTKV_DEVICE": "0"})
+        self.assertEqual(code, command.DATA)
+        result = json.loads(out)
+        turbo, q8 = result["rows"]
+        self.assertIn(turbo["error"], err)
+        self.assertIn("kv=turbo4", turbo["error"])
+        self.assertNotIn("error", q8)
+        self.assertIsNone(result["noise_floor"])
+        self.assertIsNone(turbo["kld_mean"])
+        self.assertGreater(q8["kld_mean"], 0)
 
     def test_table(self):
         code, out, err = command.run("eval", "-q", "-m", MODEL, "--stock", "f16", "--text", TEXT, "--ctx", 64, "--chunks", 1)
@@ -123,6 +217,25 @@ class Eval(command.CommandTest):
         self.assert_refused(command.DATA, "eval", "-m", MODEL, *stock, "--text", short, says="less than one window")
         for data in (b"", b"{}\n", b'{"context": "a"}\n', b'{"context": "a", "questions": [{"prompt": "b"}]}\n', b"\x00\xff\n"):
             self.assert_refused(command.DATA, "eval", "-m", MODEL, *stock, "--recall", self.file("r.jsonl", data), says="r.jsonl")
+        whole = json.dumps(recall_item()).encode()
+        cut = self.file("cut.jsonl", whole + b"\n" + whole[:-40] + b"\n")
+        self.assert_refused(command.DATA, "eval", "-m", MODEL, *stock, "--recall", cut, says="cut.jsonl:2 is no JSON")
+        self.assert_refused(command.DATA, "eval", "-m", MODEL, *stock, "--text", self.file("empty.txt", b""), says="is empty")
+        latin = self.file("latin.txt", "A caf\u00e9 of 1851. ".encode("latin-1") * 99)
+        self.assert_refused(command.DATA, "eval", "-m", MODEL, *stock, "--text", latin, says="byte 5 is 0xe9")
+        self.assert_refused(command.DATA, "eval", "-m", MODEL, *stock, "--text", TEXT, "--ctx", 16385, says="16384")
+
+    def test_model_without_tokenizer(self):
+        with open(MODEL, "rb") as f:
+            data = f.read()
+        # The same length: four letters go from the name to the tokenizer's kind.
+        kind, name = b"tokenizer.ggml.model" + struct.pack("<I", 8), b"general.name" + struct.pack("<I", 8)
+        start = data.index(name) + len(name)
+        length, = struct.unpack_from("<Q", data, start)
+        data = (data[:start] + struct.pack("<Q", length - 4) + data[start + 8:start + 4 + length] + data[start + 8 + length:])
+        data = data.replace(kind + struct.pack("<Q", 4) + b"gpt2", kind + struct.pack("<Q", 8) + b"no_vocab", 1)
+        self.assert_refused(command.DATA, "eval", "-m", self.file("mute.gguf", data), "--stock", "q8_0", "--text", TEXT,
+                            says="mute.gguf has no tokenizer")
 
 
 class BenchModel(command.CommandTest):
