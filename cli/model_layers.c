@@ -326,6 +326,7 @@ static bool read_layers(struct header *h, struct model_layers *m)
                             : 0);
     if (h->rule->own_layers && h->rule->own_layers < own)
         own = h->rule->own_layers;
+    m->n_shared = n - own;
     m->layers = cli_alloc(n, sizeof(*m->layers));
     m->n_layers = n;
     for (uint32_t i = 0; i < n; i++) {

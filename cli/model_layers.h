@@ -36,6 +36,7 @@ struct model_layers {
     uint32_t window;      /* tokens of the sliding window, 0: none */
     uint32_t trained_ctx; /* tokens that the model was trained for, 0: the header does not say */
     uint32_t n_layers;
+    uint32_t n_shared; /* of them, last ones that read the caches of others */
     struct model_layer *layers;
 };
 

@@ -16,6 +16,7 @@ NEEDS_LLAMA(eval, "eval")
 NEEDS_LLAMA(demo, "demo")
 NEEDS_LLAMA(bench_model, "bench model")
 NEEDS_LLAMA(estimate, "estimate")
+NEEDS_LLAMA(harden, "harden")
 
 const char *stock_type_name(enum stock_type type)
 {

@@ -10,7 +10,9 @@ def _text(s):
 
 
 def _value(value):
-    """(type, bytes): int, str, or a list of bools or of ints."""
+    """(type, bytes): int, float, str, or a list of bools or of ints."""
+    if isinstance(value, float):
+        return F32, struct.pack("<f", value)
     if isinstance(value, str):
         return STRING, _text(value)
     if isinstance(value, list):
@@ -30,4 +32,22 @@ def write(path, arch, metadata, tensor_rows=8):
     out += b"\0" * (-len(out) % 32) + b"\0" * (32 * tensor_rows * 4)
     with open(path, "wb") as f:
         f.write(out)
+    return path
+
+
+def write_model(path, arch, metadata, tensors):
+    """A whole model without a tokenizer; `tensors` maps names to (shape as ggml has it, list of floats)."""
+    pairs = {"general.architecture": arch, "tokenizer.ggml.model": "no_vocab",
+             **{f"{arch}.{key}": value for key, value in metadata.items()}}
+    out = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(pairs))
+    for key, value in pairs.items():
+        kind, data = _value(value)
+        out += _text(key) + struct.pack("<I", kind) + data
+    body = b""
+    for name, (shape, values) in tensors.items():
+        out += _text(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, 0, len(body))
+        body += struct.pack(f"<{len(values)}f", *values)
+        body += b"\0" * (-len(body) % 32)
+    with open(path, "wb") as f:
+        f.write(out + b"\0" * (-len(out) % 32) + body)
     return path
