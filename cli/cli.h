@@ -117,6 +117,9 @@ void cli_export_cpu(const struct cli_common *common);
 /* A comma-separated list of numbers, each in [0, high]: their count, or 0 when the text is none. */
 size_t cli_parse_numbers(const char *text, int64_t high, int64_t *out, size_t capacity);
 
+/* Bytes of a size as "8G", "512M", "1.5 GiB"; units are powers of 1024. False: it is none. */
+bool cli_parse_size(const char *text, double *n_bytes);
+
 void cli_list_free(struct cli_list *list);
 
 /* ---- json.c: thin over cJSON ---------------------------------------------------------------- */

@@ -10,16 +10,23 @@
 #include "cli.h"
 #include "llama_load.h"
 
-enum { MAX_LAYERS = 1024, DEFAULT_UBATCH = 512, CELLS_ROUND = 256 };
+enum {
+    MAX_LAYERS = 1024,
+    DEFAULT_UBATCH = 512,
+    CELLS_ROUND = 256
+};
 
 enum arch_flags {
     ARCH_RECURRENT = 1 << 0,   /* no attention at all */
     ARCH_NO_CACHE = 1 << 1,    /* an encoder: llama.cpp makes no cache */
     ARCH_BOTH = 1 << 2,        /* every layer has attention and a state */
-    ARCH_INTERVAL = 1 << 3,    /* attention in every 4th layer unless the file says otherwise */
+    ARCH_INTERVAL = 1 << 3,    /* attention in every 4th layer (8th with ARCH_LINEAR) unless the
+                                * file says otherwise */
     ARCH_FF_APART = 1 << 4,    /* layers with a feed-forward part have nothing else */
     ARCH_INDEX_CACHE = 1 << 5, /* sparse attention with a cache of its own beside K and V */
-    ARCH_OPAQUE = 1 << 6       /* a cache unlike all others */
+    ARCH_OPAQUE = 1 << 6,      /* a cache unlike all others */
+    ARCH_LINEAR = 1 << 7,      /* layers without attention keep a matrix a head */
+    ARCH_INDEX_LISTED = 1 << 8 /* the file lists the layers that have that cache */
 };
 
 /* What llama.cpp fixes in code. period: of n layers the last one (dense_first: the first) sees
@@ -63,7 +70,7 @@ static const struct arch_rule arch_rules[] = {
     {.arch = "rwkv6qwen2", .flags = ARCH_RECURRENT},
     {.arch = "rwkv7", .flags = ARCH_RECURRENT},
     {.arch = "falcon-h1", .flags = ARCH_BOTH},
-    {.arch = "minimax-01", .flags = ARCH_INTERVAL},
+    {.arch = "minimax-01", .flags = ARCH_INTERVAL | ARCH_LINEAR},
     {.arch = "qwen35", .flags = ARCH_INTERVAL},
     {.arch = "qwen35moe", .flags = ARCH_INTERVAL},
     {.arch = "qwen3next", .flags = ARCH_INTERVAL},
@@ -71,9 +78,9 @@ static const struct arch_rule arch_rules[] = {
     {.arch = "nemotron_h", .flags = ARCH_FF_APART},
     {.arch = "nemotron_h_moe", .flags = ARCH_FF_APART},
     {.arch = "deepseek32", .flags = ARCH_INDEX_CACHE},
-    {.arch = "dots3note", .flags = ARCH_INDEX_CACHE},
-    {.arch = "glm-dsa", .flags = ARCH_INDEX_CACHE},
-    {.arch = "hy_v4", .flags = ARCH_INDEX_CACHE},
+    {.arch = "dots3note", .flags = ARCH_INDEX_CACHE | ARCH_INDEX_LISTED},
+    {.arch = "glm-dsa", .flags = ARCH_INDEX_CACHE | ARCH_INDEX_LISTED},
+    {.arch = "hy_v4", .flags = ARCH_INDEX_CACHE | ARCH_INDEX_LISTED},
     {.arch = "minimax-m3", .flags = ARCH_INDEX_CACHE},
     {.arch = "deepseek4", .flags = ARCH_OPAQUE},
     {.arch = "bert", .flags = ARCH_NO_CACHE},
@@ -209,9 +216,9 @@ static bool read_arch(struct header *h, struct model_layers *m)
                     "the header does not say how many layers there are; this is no language model");
     if (h->rule->flags & ARCH_OPAQUE)
         return fail(h, "the caches of this architecture are of a kind that estimate does not know");
-    if (h->rule->flags & ARCH_INDEX_CACHE)
+    if (strcmp(m->arch, "qwen4exp") == 0)
         snprintf(m->note, sizeof(m->note),
-                 "the index cache of this model's sparse attention is not counted");
+                 "the history of this model's n-gram embeddings is not counted (under 1 MiB)");
     return true;
 }
 
@@ -224,11 +231,14 @@ static uint64_t state_bytes(const struct header *h, uint32_t n_heads)
     uint64_t kda = number(h, "kda.head_dim", 0), kernel = number(h, "ssm.conv_kernel", 0);
     uint64_t inner = number(h, "ssm.inner_size", 0), state = number(h, "ssm.state_size", 0);
     uint64_t group = number(h, "ssm.group_count", 0);
+    uint64_t linear = number(h, "attention.key_length", n_heads ? (uint32_t)n_embd / n_heads : 0);
     uint64_t elems;
     if (wkv)
         elems = number(h, "token_shift_count", 2) * n_embd + n_embd * wkv;
     else if (short_conv)
         elems = n_embd * (short_conv - 1) + state * inner;
+    else if (h->rule->flags & ARCH_LINEAR)
+        elems = linear * linear * n_heads;
     else if (kda)
         elems = 3 * (kernel ? kernel - 1 : 3) * n_heads * kda + kda * kda * n_heads;
     else
@@ -242,7 +252,8 @@ static void find_recurrent(const struct header *h, const uint32_t *kv_heads, boo
 {
     uint32_t *flags = cli_alloc(h->n_layers, sizeof(*flags)),
              *ff = cli_alloc(h->n_layers, sizeof(*ff));
-    uint32_t rule = h->rule->flags, interval = number(h, "full_attention_interval", 4);
+    uint32_t rule = h->rule->flags,
+             interval = number(h, "full_attention_interval", rule & ARCH_LINEAR ? 8 : 4);
     bool listed = numbers(h, "attention.recurrent_layers", false, flags);
     bool has_state = state_bytes(h, 1) > 0 || rule & ARCH_INTERVAL;
     if (!numbers(h, "feed_forward_length", false, ff))
@@ -254,7 +265,8 @@ static void find_recurrent(const struct header *h, const uint32_t *kv_heads, boo
         if (rule & ARCH_FF_APART && ff[i] != 0)
             recurrent = false;
         remembers[i] = recurrent || rule & (ARCH_RECURRENT | ARCH_BOTH);
-        attends[i] = kv_heads[i] != 0 && !recurrent && !(rule & (ARCH_RECURRENT | ARCH_NO_CACHE));
+        attends[i] = kv_heads[i] != 0 && !recurrent && !(rule & (ARCH_RECURRENT | ARCH_NO_CACHE)) &&
+                     !(rule & ARCH_FF_APART && ff[i] != 0);
     }
     free(flags);
     free(ff);
@@ -286,6 +298,26 @@ static void find_windows(const struct header *h, struct model_layers *m, uint32_
             period == 0 || (rule->dense_first ? i % period != 0 : i % period < period - 1);
 }
 
+/* Sets index_dim of the layers whose sparse attention keeps keys of its own to choose rows by. */
+static void find_indexes(const struct header *h, struct model_layers *m)
+{
+    uint32_t dim = number(h, "attention.indexer.key_length", 0);
+    /* hy_v4 may be dense. */
+    if (!(h->rule->flags & ARCH_INDEX_CACHE) ||
+        (strcmp(h->arch, "hy_v4") == 0 && number(h, "attention.indexer.top_k", 0) == 0))
+        return;
+    bool msa = strcmp(h->arch, "minimax-m3") == 0;
+    uint32_t first = msa ? number(h, "leading_dense_block_count", 0) : 0;
+    uint32_t *types = cli_alloc(h->n_layers, sizeof(*types));
+    bool listed =
+        h->rule->flags & ARCH_INDEX_LISTED && numbers(h, "attention.indexer.types", false, types);
+    for (uint32_t i = first; i < h->n_layers; i++)
+        if (m->layers[i].n_kv_heads && (!listed || types[i]))
+            /* llama.cpp gives minimax-m3's index values too, which nothing reads. */
+            m->layers[i].index_dim = dim + (msa ? m->layers[i].v_head_dim : 0);
+    free(types);
+}
+
 static void fill_layer(const struct header *h, bool windowed, struct model_layer *layer,
                        uint32_t n_heads)
 {
@@ -297,6 +329,7 @@ static void fill_layer(const struct header *h, bool windowed, struct model_layer
     layer->k_head_dim = windowed ? number(h, "attention.key_length_swa", k) : k;
     layer->v_head_dim = windowed ? number(h, "attention.value_length_swa", v) : v;
     layer->kind = windowed ? LAYER_WINDOW : LAYER_FULL;
+    layer->windowed = windowed;
     if (mla) {
         layer->kind = LAYER_MLA;
         layer->v_head_dim = 0;
@@ -344,6 +377,7 @@ static bool read_layers(struct header *h, struct model_layers *m)
             ok = ok && layer->k_head_dim != 0;
         }
     }
+    find_indexes(h, m);
     free(heads), free(kv_heads), free(windowed), free(attends), free(remembers);
     return ok || h->rule->flags & ARCH_RECURRENT
                ? true
@@ -379,15 +413,16 @@ void model_layers_free(struct model_layers *m)
 
 bool model_layers_same(const struct model_layer *a, const struct model_layer *b)
 {
-    return a->kind == b->kind && a->n_kv_heads == b->n_kv_heads && a->k_head_dim == b->k_head_dim &&
-           a->v_head_dim == b->v_head_dim && a->state_bytes == b->state_bytes;
+    return a->kind == b->kind && a->windowed == b->windowed && a->n_kv_heads == b->n_kv_heads &&
+           a->k_head_dim == b->k_head_dim && a->v_head_dim == b->v_head_dim &&
+           a->index_dim == b->index_dim && a->state_bytes == b->state_bytes;
 }
 
 uint32_t model_layer_cells(const struct model_layers *m, const struct model_layer *layer,
                            uint32_t ctx)
 {
     uint64_t cells = ctx;
-    if (layer->kind == LAYER_WINDOW && (uint64_t)m->window + DEFAULT_UBATCH < cells)
+    if (layer->windowed && (uint64_t)m->window + DEFAULT_UBATCH < cells)
         cells = (uint64_t)m->window + DEFAULT_UBATCH;
     return (uint32_t)((cells + CELLS_ROUND - 1) / CELLS_ROUND * CELLS_ROUND);
 }

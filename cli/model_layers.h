@@ -24,9 +24,11 @@ enum layer_kind {
 
 struct model_layer {
     enum layer_kind kind;
+    bool windowed; /* rows in a ring of the window's size; MLA layers may be too */
     uint32_t n_kv_heads;
     uint32_t k_head_dim;
     uint32_t v_head_dim; /* 0: no values of their own (MLA) */
+    uint32_t index_dim;  /* of the keys by which sparse attention chooses rows, one head; 0: none */
     uint64_t state_bytes; /* f32 state for one sequence; hybrid layers have attention too */
 };
 

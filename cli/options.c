@@ -1,13 +1,17 @@
 /* Command lines: one table of options per command, on getopt_long. */
 #include "cli.h"
 
+#include <ctype.h>
 #include <getopt.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-enum { MAX_OPTIONS = 32, FIRST_ID = 256 };
+enum {
+    MAX_OPTIONS = 32,
+    FIRST_ID = 256
+};
 
 struct cpu_name {
     const char *name;
@@ -191,7 +195,9 @@ int cli_parse(const struct cli_syntax *s, struct cli_common *common, int argc, c
          false},
         {"help", 'h', CLI_FLAG, &help, NULL, "this text", 0, 0, false},
     };
-    enum { N_SHARED = sizeof(shared) / sizeof(shared[0]) };
+    enum {
+        N_SHARED = sizeof(shared) / sizeof(shared[0])
+    };
     struct cli_option all[MAX_OPTIONS];
     if (s->n_options + N_SHARED > MAX_OPTIONS)
         return -1 - cli_misuse(s->command, "too many options in the command's table");
@@ -241,4 +247,23 @@ size_t cli_parse_numbers(const char *text, int64_t high, int64_t *out, size_t ca
             return 0;
         text = end + 1;
     }
+}
+
+bool cli_parse_size(const char *text, double *n_bytes)
+{
+    static const char units[] = "KMGT";
+    char *end;
+    double n = strtod(text, &end);
+    if (end == text || !isfinite(n) || n <= 0)
+        return false;
+    end += strspn(end, " ");
+    const char *unit = *end ? strchr(units, toupper((unsigned char)*end)) : NULL;
+    if (unit) {
+        n = ldexp(n, 10 * (int)(unit - units + 1));
+        end++;
+        end += *end == 'i' && end[1] == 'B';
+    }
+    end += *end == 'B';
+    *n_bytes = n;
+    return *end == '\0';
 }

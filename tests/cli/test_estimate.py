@@ -99,6 +99,71 @@ class Estimate(command.CommandTest):
         layers, _ = self.estimate(self.write("glm4moe", nextn_predict_layers=1), 4096)
         self.assertEqual((layers["full"]["n_layers"], layers["none"]["n_layers"]), (3, 1))
 
+    def test_states_of_linear_attention(self):
+        layers, rows = self.estimate(self.write("minimax-01", block_count=8), 4096)
+        self.assertEqual((layers["full"]["n_layers"], layers["recurrent"]["n_layers"]), (1, 7))
+        self.assertEqual(rows["coded"]["bytes"]["recurrent"], 7 * 4 * 8 * 128 * 128)
+
+    def test_layers_that_only_feed_forward(self):
+        path = self.write("nemotron_h", feed_forward_length=[0, 64, 0, 64], attention__head_count_kv=[0, 2, 2, 0],
+                          ssm__conv_kernel=4, ssm__inner_size=64, ssm__state_size=16)
+        layers, _ = self.estimate(path, 4096)
+        self.assertEqual([layers[kind]["n_layers"] for kind in ("full", "recurrent", "none")], [1, 1, 2])
+
+    def test_index_keys(self):
+        mla = {"attention__head_count_kv": 1, "attention__key_length": 576, "attention__value_length": 512,
+               "attention__key_length_mla": 192, "attention__value_length_mla": 128, "attention__indexer__key_length": 128}
+        for arch, changes, n in (("deepseek32", {}, 4), ("glm-dsa", {"attention__indexer__types": [1, 0, 0, 1]}, 2),
+                                 ("hy_v4", {}, 0)):
+            with self.subTest(arch):
+                _, rows = self.estimate(self.write(arch, **mla, **changes), 4096)
+                self.assertEqual(rows["stock:f16"]["bytes"]["index"], n * 4096 * 128 * 2)
+                self.assertEqual(rows["stock:q8_0"]["bytes"]["index"], n * 4096 * 136)
+                self.assertEqual(rows["coded"]["bytes"]["index"], n * 4096 * 128 * 2)
+                self.assertEqual(rows["stock:f16"]["bits_per_value"], 16)
+
+    def test_mla_with_a_window(self):
+        path = self.write("dots3note", attention__head_count_kv=1, attention__key_length=576, attention__value_length=512,
+                          attention__key_length_mla=192, attention__value_length_mla=128, attention__sliding_window=256,
+                          attention__sliding_window_pattern=[True, False, True, False])
+        _, rows = self.estimate(path, 4096)
+        self.assertEqual(rows["stock:f16"]["bytes"]["mla"], 2 * 576 * 2 * (4096 + 768))
+
+    def longest(self, path, memory, *args):
+        result = self.json_of("estimate", path, "--memory", memory, "--kv", "kv=turbo4,sink=64,tail=128", *args)
+        return {r["kv"]: r["longest_ctx"] for r in result["rows"]}, result
+
+    def test_what_fits(self):
+        path = self.write("llama")
+        found, result = self.longest(path, "64M")
+        self.assertEqual(found["stock:f16"], (64 << 20) // (4 * F16_LAYER))
+        self.assertEqual(result["memory_bytes"], 64 << 20)
+        self.assertIsNone(result["weights_bytes"])
+        for kv, ctx in found.items():
+            rows = {n: {r["kv"]: r for r in self.json_of("estimate", path, "--ctx", n, "--kv", "kv=turbo4,sink=64,tail=128")["rows"]}
+                    for n in (ctx, ctx + 256)}
+            self.assertLessEqual(rows[ctx][kv]["total_bytes"], 64 << 20, kv)
+            self.assertGreater(rows[ctx + 256][kv]["total_bytes"], 64 << 20, kv)
+
+    def test_what_fits_beside_the_weights(self):
+        path = self.write("llama")
+        free = (64 << 20) - os.path.getsize(path)
+        found, result = self.longest(path, "64 MiB", "--with-weights")
+        self.assertEqual(result["memory_bytes"], free)
+        self.assertEqual(found["stock:f16"], free // (4 * F16_LAYER) // 256 * 256)
+        self.assert_refused(command.DATA, "estimate", path, "--memory", "0.1K", "--with-weights", says="--memory")
+
+    def test_what_fits_at_the_ends(self):
+        found, _ = self.longest(self.write("llama"), "4K")
+        self.assertEqual(set(found.values()), {0})
+        found, _ = self.longest(self.write("llama", attention__key_length=40), "64M")
+        self.assertIsNone(found["stock:q4_0"])
+        path = self.write("gemma3", block_count=4, attention__sliding_window=512)  # no layer sees all
+        found, _ = self.longest(path, "64M")
+        self.assertEqual(found["stock:f16"], 1 << 26)
+        _, out, _ = command.run("estimate", path, "--memory", "64M")
+        self.assertRegex(out, r"stock:f16 .* any\n")
+
     def test_head_size_that_cannot_be_coded(self):
         _, rows = self.estimate(self.write("llama", attention__key_length=40), 4096)
         self.assertEqual(rows["coded"]["total_bytes"], rows["stock:f16"]["total_bytes"])
@@ -129,6 +194,9 @@ class Estimate(command.CommandTest):
         self.assert_refused(command.USAGE, "estimate", "a", "b", says="one model")
         self.assert_refused(command.USAGE, "estimate", self.write("llama"), "--kv", "kv=turbo9", says="turbo9")
         self.assert_refused(command.USAGE, "estimate", self.write("llama"), "--ctx", "0", says="--ctx")
+        for size in ("", "G", "-1G", "8X", "8GG", "inf"):
+            self.assert_refused(command.USAGE, "estimate", self.write("llama"), "--memory", size, says="--memory")
+        self.assert_refused(command.USAGE, "estimate", self.write("llama"), "--with-weights", says="--memory")
 
 
 if __name__ == "__main__":
