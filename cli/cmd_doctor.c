@@ -6,21 +6,13 @@
 
 #include "cache_size.h"
 #include "cli.h"
+#include "doctor.h"
 #if TKV_CLI_LLAMA
 #include "llama_load.h"
 #include "model_layers.h"
 #endif
 
-enum verdict { FINE, WORTH_KNOWING, BROKEN };
-
-struct report {
-    struct cli_common common;
-    cJSON *checks; /* NULL: lines on stdout */
-    bool broken;
-};
-
-/* Takes `text` and `cure`; no cure is NULL. */
-static void add(struct report *r, enum verdict verdict, const char *what, char *text, char *cure)
+void doctor_add(struct report *r, enum verdict verdict, const char *what, char *text, char *cure)
 {
     static const char *const words[] = {"ok", "note", "broken"};
     r->broken = r->broken || verdict == BROKEN;
@@ -55,7 +47,7 @@ static void check_cpu(struct report *r)
     tkv_context_params_default(&params);
     params.cpu_mask = r->common.cpu_mask;
     if (tkv_context_create(&params, &ctx, &err) != TKV_OK) {
-        add(r, BROKEN, "CPU", cli_format("%s", err.text), NULL);
+        doctor_add(r, BROKEN, "CPU", cli_format("%s", err.text), NULL);
         return;
     }
     uint32_t cpu = tkv_context_cpu(ctx);
@@ -69,11 +61,11 @@ static void check_cpu(struct report *r)
         names = longer;
     }
     if (*names) {
-        add(r, FINE, "CPU", names, NULL);
+        doctor_add(r, FINE, "CPU", names, NULL);
     } else {
         free(names);
-        add(r, WORTH_KNOWING, "CPU", cli_format("portable kernels only"),
-            cli_format("correct but slow: use a CPU with AVX2 or NEON, or drop --cpu"));
+        doctor_add(r, WORTH_KNOWING, "CPU", cli_format("portable kernels only"),
+                   cli_format("correct but slow: use a CPU with AVX2 or NEON, or drop --cpu"));
     }
 }
 
@@ -85,14 +77,15 @@ static bool check_spec(struct report *r, tkv_spec *spec)
     tkv_error err;
     *spec = (tkv_spec){.struct_size = sizeof(*spec)};
     if (tkv_spec_parse(kv, spec, &err) != TKV_OK) {
-        add(r, BROKEN, "spec", cli_format("TIGHTKV_KV=%s: %s", kv ? kv : "", err.text),
-            cli_format("set TIGHTKV_KV to a spec or preset, or unset it"));
+        doctor_add(r, BROKEN, "spec", cli_format("TIGHTKV_KV=%s: %s", kv ? kv : "", err.text),
+                   cli_format("set TIGHTKV_KV to a spec or preset, or unset it"));
         return false;
     }
     if (tkv_spec_print(spec, canonical, sizeof(canonical)) != TKV_OK)
         canonical[0] = '\0';
-    add(r, FINE, "spec",
-        cli_format("%s (%s)", canonical, kv && *kv ? "TIGHTKV_KV" : "the default preset"), NULL);
+    doctor_add(r, FINE, "spec",
+               cli_format("%s (%s)", canonical, kv && *kv ? "TIGHTKV_KV" : "the default preset"),
+               NULL);
     return true;
 }
 
@@ -102,13 +95,14 @@ static bool check_files(struct report *r)
     bool both = bin && plugin;
     const char *llama_dir = getenv("TIGHTKV_LLAMA_DIR"), *given = getenv("TIGHTKV_PLUGIN");
     if (!bin)
-        add(r, BROKEN, "llama.cpp",
-            cli_format("not found%s%s", llama_dir ? " in TIGHTKV_LLAMA_DIR=" : "",
-                       llama_dir ? llama_dir : ""),
-            cli_format("run make build, or name a build of llama.cpp " TKV_LLAMA_VERSION
-                       " in TIGHTKV_LLAMA_DIR"));
+        doctor_add(r, BROKEN, "llama.cpp",
+                   cli_format("not found%s%s", llama_dir ? " in TIGHTKV_LLAMA_DIR=" : "",
+                              llama_dir ? llama_dir : ""),
+                   cli_format("run make build, or name a build of llama.cpp " TKV_LLAMA_VERSION
+                              " in TIGHTKV_LLAMA_DIR"));
     if (!plugin)
-        add(r, BROKEN, "plug-in",
+        doctor_add(
+            r, BROKEN, "plug-in",
             cli_format("not found%s%s", given ? " at TIGHTKV_PLUGIN=" : "", given ? given : ""),
             cli_format("run make build, or name libggml-tightkv.so in TIGHTKV_PLUGIN"));
     free(bin);
@@ -120,9 +114,9 @@ static void check_environment(struct report *r)
 {
     const char *path = getenv("GGML_BACKEND_PATH");
     if (path && *path && !strstr(path, "tightkv"))
-        add(r, WORTH_KNOWING, "llama.cpp",
-            cli_format("GGML_BACKEND_PATH=%s names another plug-in", path),
-            cli_format("llama.cpp loads only one from there: unset it, or use tightkv run"));
+        doctor_add(r, WORTH_KNOWING, "llama.cpp",
+                   cli_format("GGML_BACKEND_PATH=%s names another plug-in", path),
+                   cli_format("llama.cpp loads only one from there: unset it, or use tightkv run"));
 }
 
 #if TKV_CLI_LLAMA
@@ -133,17 +127,24 @@ static bool check_llama(struct report *r, struct cli_llama *llama)
         return false;
     bool opened = cli_llama_open(llama, &r->common, false) == CLI_OK;
     if (!opened) {
-        add(r, BROKEN, "llama.cpp", cli_format("%s does not load, as said on stderr", llama->bin),
-            cli_format("run make build, or name another build of " TKV_LLAMA_VERSION
-                       " in TIGHTKV_LLAMA_DIR"));
+        doctor_add(r, BROKEN, "llama.cpp",
+                   cli_format("%s does not load, as said on stderr", llama->bin),
+                   cli_format("run make build, or name another build of " TKV_LLAMA_VERSION
+                              " in TIGHTKV_LLAMA_DIR"));
         return false;
     }
-    add(r, FINE, "llama.cpp", cli_format("%s, ggml %s", llama->bin, llama->api.ggml_version()),
-        NULL);
+    doctor_add(r, FINE, "llama.cpp",
+               cli_format("%s, ggml %s", llama->bin, llama->api.ggml_version()), NULL);
+    if (llama->built_in)
+        doctor_add(
+            r, WORTH_KNOWING, "llama.cpp",
+            cli_format("its backends are built in: programs have chosen their devices before the "
+                       "plug-in comes"),
+            cli_format("give them -dev TIGHTKV, or build llama.cpp with GGML_BACKEND_DL=ON"));
     ggml_backend_dev_t cpu = llama->api.ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
     if (!cpu)
-        add(r, BROKEN, "llama.cpp", cli_format("it has no CPU backend"),
-            cli_format("build it with GGML_CPU=ON"));
+        doctor_add(r, BROKEN, "llama.cpp", cli_format("it has no CPU backend"),
+                   cli_format("build it with GGML_CPU=ON"));
     return cpu != NULL;
 }
 
@@ -152,10 +153,10 @@ static void check_gpus(struct report *r, const struct cli_llama *llama)
     for (size_t i = 0; i < llama->api.ggml_backend_dev_count(); i++) {
         ggml_backend_dev_t dev = llama->api.ggml_backend_dev_get(i);
         if (llama->api.ggml_backend_dev_type(dev) == GGML_BACKEND_DEVICE_TYPE_GPU)
-            add(r, WORTH_KNOWING, "GPU",
-                cli_format("%s: the plug-in stays out of its way",
-                           llama->api.ggml_backend_dev_description(dev)),
-                cli_format("set TIGHTKV_DEVICE=1 to use it all the same"));
+            doctor_add(r, WORTH_KNOWING, "GPU",
+                       cli_format("%s: the plug-in stays out of its way",
+                                  llama->api.ggml_backend_dev_description(dev)),
+                       cli_format("set TIGHTKV_DEVICE=1 to use it all the same"));
     }
 }
 
@@ -166,26 +167,51 @@ static void check_plugin(struct report *r, struct cli_llama *llama)
     ggml_backend_reg_t reg = llama->api.ggml_backend_load(path);
     if (!reg) {
         const char *why = cli_llama_error(false);
-        add(r, BROKEN, "plug-in",
-            cli_format("%s does not load: %s", path, *why ? why : "no reason given"),
-            cli_format("build it against this llama.cpp (make build)"));
+        doctor_add(r, BROKEN, "plug-in",
+                   cli_format("%s does not load: %s", path, *why ? why : "no reason given"),
+                   cli_format("build it against this llama.cpp (make build)"));
     } else if (llama->api.ggml_backend_reg_dev_count(reg) == 0) {
-        add(r, WORTH_KNOWING, "plug-in", cli_format("%s loads and stays out", path),
-            cli_format("set TIGHTKV_DEVICE=1 to make it take part"));
+        doctor_add(r, WORTH_KNOWING, "plug-in", cli_format("%s loads and stays out", path),
+                   cli_format("set TIGHTKV_DEVICE=1 to make it take part"));
     } else {
-        add(r, FINE, "plug-in", cli_format("%s loads", path), NULL);
+        doctor_add(r, FINE, "plug-in", cli_format("%s loads", path), NULL);
     }
     free(path);
 }
 
-/* Why a layer would not be coded; NULL: it would. */
-static const char *why_exact(const tkv_spec *spec, const struct model_layer *l)
+/* Why a layer would not be coded, and what can be done; NULL: it would. */
+static const char *why_exact(const tkv_spec *spec, const struct model_layer *l, char **cure)
 {
-    if (l->kind == LAYER_MLA)
+    if (l->kind == LAYER_MLA) {
+        *cure = cli_format("its one row a token is small already; -ctk q8_0 halves it");
         return "MLA rows stay f16";
-    if (!cache_can_code(spec, l->k_head_dim, l->v_head_dim))
-        return "the spec cannot code this head size, rows stay f16";
-    return NULL;
+    }
+    if (cache_can_code(spec, l->k_head_dim, l->v_head_dim))
+        return NULL;
+    char *names = doctor_codecs_for(l->k_head_dim, l->v_head_dim);
+    *cure = *names ? cli_format("these can: %s", names)
+                   : cli_format("no codec can; stock -ctk q8_0 may");
+    free(names);
+    return "the spec cannot code this head size, rows stay f16";
+}
+
+static void check_layers(struct report *r, const struct model_layer *l, uint32_t first, uint32_t n,
+                         const tkv_spec *spec)
+{
+    char *which =
+        n > 1 ? cli_format("layers %u-%u", first, first + n - 1) : cli_format("layer %u", first);
+    char *cure = NULL;
+    const char *exact = l->n_kv_heads ? why_exact(spec, l, &cure) : NULL;
+    if (!l->n_kv_heads)
+        doctor_add(r, FINE, "model",
+                   cli_format("%s: %s, nothing to code", which, layer_kind_name(l->kind)), NULL);
+    else
+        doctor_add(r, exact ? WORTH_KNOWING : FINE, "model",
+                   cli_format("%s: %s, heads of %u and %u: %s%s", which, layer_kind_name(l->kind),
+                              l->k_head_dim, l->v_head_dim, exact ? exact : "coded",
+                              l->index_dim ? "; their index keys stay f16" : ""),
+                   cure);
+    free(which);
 }
 
 static void check_model(struct report *r, const struct cli_llama *llama, const char *path,
@@ -194,28 +220,21 @@ static void check_model(struct report *r, const struct cli_llama *llama, const c
     struct model_layers m;
     tkv_error err;
     if (!model_layers_read(&llama->api, path, &m, &err)) {
-        add(r, BROKEN, "model", cli_format("%s", err.text), NULL);
+        doctor_add(r, BROKEN, "model", cli_format("%s", err.text), NULL);
         return;
     }
     /* Neighbours of one shape are one finding. */
     for (uint32_t i = 0, n; i < m.n_layers; i += n) {
-        const struct model_layer *l = &m.layers[i];
-        for (n = 1; i + n < m.n_layers && model_layers_same(l, &m.layers[i + n]);)
+        for (n = 1; i + n < m.n_layers && model_layers_same(&m.layers[i], &m.layers[i + n]);)
             n++;
-        char *which = n > 1 ? cli_format("layers %u-%u", i, i + n - 1) : cli_format("layer %u", i);
-        const char *exact = l->n_kv_heads ? why_exact(spec, l) : NULL;
-        if (!l->n_kv_heads)
-            add(r, FINE, "model",
-                cli_format("%s: %s, nothing to code", which, layer_kind_name(l->kind)), NULL);
-        else
-            add(r, exact ? WORTH_KNOWING : FINE, "model",
-                cli_format("%s: %s, heads of %u and %u: %s", which, layer_kind_name(l->kind),
-                           l->k_head_dim, l->v_head_dim, exact ? exact : "coded"),
-                NULL);
-        free(which);
+        check_layers(r, &m.layers[i], i, n, spec);
     }
+    if (strcmp(m.arch, "grok") == 0)
+        doctor_add(r, WORTH_KNOWING, "model",
+                   cli_format("llama.cpp turns flash attention off for grok: its caches stay f16"),
+                   cli_format("run it without the plug-in"));
     if (m.note[0])
-        add(r, WORTH_KNOWING, "model", cli_format("%s", m.note), NULL);
+        doctor_add(r, WORTH_KNOWING, "model", cli_format("%s", m.note), NULL);
     model_layers_free(&m);
 }
 
@@ -226,6 +245,9 @@ static void check_all(struct report *r, const char *model)
     check_cpu(r);
     bool spec_ok = check_spec(r, &spec);
     check_environment(r);
+    doctor_check_settings(r);
+    if (spec_ok)
+        doctor_check_codecs(r, &spec);
     if (check_llama(r, &llama)) {
         check_gpus(r, &llama);
         if (spec_ok)
@@ -245,9 +267,9 @@ static void check_all(struct report *r, const char *model)
     check_spec(r, &spec);
     check_environment(r);
     check_files(r);
-    add(r, BROKEN, "command",
-        cli_format("built without llama.cpp: eval, demo and estimate are not there"),
-        cli_format("run make build"));
+    doctor_add(r, BROKEN, "command",
+               cli_format("built without llama.cpp: eval, demo and estimate are not there"),
+               cli_format("run make build"));
 }
 
 #endif
@@ -266,6 +288,8 @@ int cmd_doctor(int argc, char **argv)
     if (first + 1 < argc)
         return cli_misuse(syntax.command, "one model at a time");
     cJSON *root = r.common.json ? cJSON_CreateObject() : NULL;
+    if (root)
+        cli_json_run(root, "doctor", &r.common);
     r.checks = root ? cli_json_array(root, "checks") : NULL;
     check_all(&r, first < argc ? argv[first] : NULL);
     if (root) {

@@ -110,6 +110,7 @@ int cli_llama_open(struct cli_llama *l, const struct cli_common *common, bool wi
     cli_export_cpu(common);
     /* The plug-in is loaded below, by path: not a second time through llama.cpp's own variable. */
     unsetenv("GGML_BACKEND_PATH");
+    l->built_in = l->api.ggml_backend_reg_count() > 0;
     l->api.ggml_backend_load_all_from_path(l->bin);
     l->api.llama_backend_init();
     return with_plugin ? load_plugin(l) : CLI_OK;

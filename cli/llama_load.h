@@ -18,6 +18,7 @@ struct llama_api {
 struct cli_llama {
     struct llama_api api;
     char bin[4096];         /* folder of libllama.so and the programs */
+    bool built_in;          /* its backends came with libllama, none was loaded */
     ggml_backend_reg_t reg; /* the plug-in; NULL when it was not asked for */
     tightkv_ggml_configure_fn configure;
     tightkv_ggml_stats_fn stats;

@@ -49,6 +49,42 @@ class Doctor(command.CommandTest):
     def test_wrong_spec(self):
         self.assert_broken("spec", "turbo9", env={"TIGHTKV_KV": "kv=turbo9"})
 
+    def test_settings_that_leave_it_unused(self):
+        for variable, value, says in [("LLAMA_ARG_FLASH_ATTN", "off", "flash attention"), ("LLAMA_ARG_CACHE_TYPE_K", "q8_0", "f16"),
+                                      ("LLAMA_ARG_KV_OFFLOAD", "0", "no cache"), ("LLAMA_ARG_N_GPU_LAYERS", "0", "no layer"),
+                                      ("TIGHTKV_DEVICE", "0", "stays out")]:
+            with self.subTest(variable):
+                code, found = self.report(env={variable: value})
+                self.assertEqual((code, found["settings"][0]), (command.OK, "note"))
+                self.assertIn(f"{variable}={value}", found["settings"][1])
+                self.assertIn(says, found["settings"][1])
+        for variable, value in [("LLAMA_ARG_FLASH_ATTN", "auto"), ("LLAMA_ARG_CACHE_TYPE_K", "f16"), ("LLAMA_ARG_N_GPU_LAYERS", "99")]:
+            self.assertNotIn("settings", self.report(env={variable: value})[1])
+
+    def test_codecs_that_are_slow_to_read(self):
+        self.assertIn("kivi2", self.report(env={"TIGHTKV_KV": "k=turbo4,v=kivi2"})[1]["spec"][1])
+        for kv in ("kv=f16", "kv=turbo4", "default"):
+            self.assertIn("ok", self.report(env={"TIGHTKV_KV": kv})[1]["spec"][0])
+
+    def checks(self, *args, env=None):
+        """[(verdict, text, cure)] of what is said of the model."""
+        return [(c["verdict"], c["text"], c.get("cure")) for c in self.json_of("doctor", *args, env=env)["checks"]
+                if c["what"] == "model"]
+
+    def test_every_layer_that_stays_exact_has_a_cure(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "m.gguf")
+            odd = gguf_header.write(path, "llama", {**MODEL, "attention.key_length": 40})
+            (verdict, text, cure), = self.checks(odd)
+            self.assertEqual(verdict, "note")
+            self.assertTrue(cure)
+            mla = {**MODEL, "attention.key_length": 576, "attention.key_length_mla": 192, "attention.value_length_mla": 128,
+                   "attention.indexer.key_length": 128}
+            (verdict, text, cure), = self.checks(gguf_header.write(path, "deepseek32", mla))
+            self.assertIn("index keys stay f16", text)
+            self.assertIn("q8_0", cure)
+            self.assertIn("flash attention", self.checks(gguf_header.write(path, "grok", MODEL))[-1][1])
+
     def test_models(self):
         with tempfile.TemporaryDirectory() as folder:
             path = gguf_header.write(os.path.join(folder, "m.gguf"), "llama", MODEL)
