@@ -8,11 +8,11 @@
  * * bits. */
 #include <string.h>
 
-#include "base/half.h"
 #include "codec/codec.h"
+#include "codec/groups.h"
 
 #define TOKENS     TKV_PAGE_TOKENS
-#define GROUP      32
+#define GROUP      TKV_GROUP
 #define MAX_GROUPS (TOKENS * TKV_MAX_HEAD_DIM / GROUP)
 
 /* How a page falls into groups: lines (channels of K, tokens of V) of equal groups. */
@@ -45,35 +45,6 @@ static size_t page_bytes(uint32_t bits, uint32_t head_dim, tkv_kind kind)
     return s.n_lines * (s.line_bytes + 4 * s.line_groups);
 }
 
-static void store_half(uint8_t *at, uint16_t h)
-{
-    at[0] = (uint8_t)h;
-    at[1] = (uint8_t)(h >> 8);
-}
-
-static float load_half(const uint8_t *at)
-{
-    return tkv_half_to_f32((uint16_t)(at[0] | at[1] << 8));
-}
-
-/* Eight minima and maxima side by side, which compilers turn into vectors. n is 16 or 32. */
-static void range_of(const float *x, size_t n, float *least, float *greatest)
-{
-    float low[8], high[8];
-    for (size_t j = 0; j < 8; j++)
-        low[j] = high[j] = x[j];
-    for (size_t i = 8; i < n; i += 8)
-        for (size_t j = 0; j < 8; j++) {
-            low[j] = x[i + j] < low[j] ? x[i + j] : low[j];
-            high[j] = x[i + j] > high[j] ? x[i + j] : high[j];
-        }
-    *least = low[0], *greatest = high[0];
-    for (size_t j = 1; j < 8; j++) {
-        *least = low[j] < *least ? low[j] : *least;
-        *greatest = high[j] > *greatest ? high[j] : *greatest;
-    }
-}
-
 /* Gives values that do not exist that of one that does, so that they change no range. */
 static void fill_absent(float *x, size_t n, uint32_t valid)
 {
@@ -90,27 +61,23 @@ static void encode_group(float *x, size_t n, uint32_t valid, uint32_t bits, uint
                          uint8_t *min_at, uint8_t *delta_at)
 {
     const float top = (float)((1u << bits) - 1u);
-    const size_t n_bytes = n * bits / 8;
     float low, high;
-    int32_t code[GROUP];
+    uint8_t code[GROUP];
     if (valid != 0xffffffffu)
         fill_absent(x, n, valid);
-    range_of(x, n, &low, &high);
-    store_half(min_at, tkv_f32_to_half(low));
-    low = load_half(min_at);
-    store_half(delta_at, high > low ? tkv_f32_to_half((high - low) / top) : 0);
-    const float delta = load_half(delta_at), inverse = delta > 0.0f ? 1.0f / delta : 0.0f;
+    tkv_group_range(x, n, &low, &high);
+    tkv_put_half(min_at, tkv_f32_to_half(low));
+    low = tkv_get_half(min_at);
+    tkv_put_half(delta_at, high > low ? tkv_f32_to_half((high - low) / top) : 0);
+    const float delta = tkv_get_half(delta_at), inverse = delta > 0.0f ? 1.0f / delta : 0.0f;
 
     for (size_t i = 0; i < n; i++) {
         const float q = (x[i] - low) * inverse;
-        code[i] = (int32_t)((q > top ? top : q > 0.0f ? q : 0.0f) + 0.5f);
+        code[i] = (uint8_t)((q > top ? top : q > 0.0f ? q : 0.0f) + 0.5f);
     }
     for (size_t i = 0; valid != 0xffffffffu && i < n; i++)
         code[i] = valid >> i & 1 ? code[i] : 0;
-    memset(codes, 0, n_bytes);
-    for (size_t shift = 0, i = 0; i < n; shift += bits)
-        for (size_t j = 0; j < n_bytes; j++, i++)
-            codes[j] = (uint8_t)(codes[j] | code[i] << shift);
+    tkv_group_pack(code, n, bits, codes);
 }
 
 /* One line: codes at `codes`, parameters at min_at and delta_at. */
@@ -171,15 +138,8 @@ static void decode_line(const struct tkv_codec_env *env, const struct shape *s, 
                               x);
     if (full == s->line_groups)
         return;
-    const size_t n_bytes = (s->line_values - full * GROUP) * s->bits / 8, last = first + full;
-    const uint32_t mask = (1u << s->bits) - 1u;
-    codes += full * GROUP * s->bits / 8;
-    x += full * GROUP;
-    for (uint32_t shift = 0; shift < 8; shift += s->bits)
-        for (size_t i = 0; i < n_bytes; i++, x++) {
-            const uint32_t code = (uint32_t)codes[i] >> shift & mask;
-            *x = (float)(int32_t)code * params->delta[last] + params->least[last];
-        }
+    tkv_group_values(codes + full * GROUP * s->bits / 8, s->line_values - full * GROUP, s->bits,
+                     params->least[first + full], params->delta[first + full], x + full * GROUP);
 }
 
 /* Lines one after another: the f32 tile of both kinds. */

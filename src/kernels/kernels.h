@@ -137,8 +137,8 @@ struct tkv_kernels {
      * then a tree over lanes (+8, +4, +2, +1). */
     void (*turbo_dots)(const float *x, const uint8_t *codes, uint32_t D, uint32_t bits, float *dot);
 
-    /* --- kivi: asymmetric codes (FORMAT.md, kivi) --- */
-    /* n groups of 32 values: x = code * delta[g] + least[g]. bits: 4 or 2. */
+    /* --- kivi, kvarn: asymmetric codes (FORMAT.md, kivi) --- */
+    /* n groups of 32 values: x = code * delta[g] + least[g]. bits: 4, 3 or 2. */
     void (*kivi_groups)(const uint8_t *codes, const float *least, const float *delta, size_t n,
                         uint32_t bits, float *x);
 

@@ -34,9 +34,13 @@ static void check_groups(struct check *c, size_t n, uint32_t bits, int fill)
     run(&a);
     for (size_t i = 0; i < 32 * n; i++) {
         const size_t g = i / 32, at = i % 32;
-        const uint32_t code =
-            (uint32_t)a.codes[g * 4 * bits + at % (4 * bits)] >> (at / (4 * bits) * bits);
-        want[i] = (float)(code & ((1u << bits) - 1u)) * a.delta[g] + a.least[g];
+        const uint32_t width = bits == 4 ? 4 : 2;
+        const uint8_t *codes = a.codes + g * 4 * bits;
+        uint32_t code = (uint32_t)codes[at % (4 * width)] >> (at / (4 * width) * width);
+        code &= (1u << width) - 1u;
+        if (bits == 3)
+            code += 4 * ((uint32_t)codes[8 + at / 8] >> at % 8 & 1u);
+        want[i] = (float)code * a.delta[g] + a.least[g];
     }
     check_f32(c, "kivi_groups", what, a.x, want, 32 * n);
     check_free(a.codes, n, 4 * bits), check_free(a.least, n, 4);
@@ -47,10 +51,10 @@ void check_kivi(struct check *c)
 {
     if (!check_wanted(c, "kivi_groups"))
         return;
-    for (uint32_t bits = 2; bits <= 4; bits += 2)
+    for (uint32_t bits = 2; bits <= 4; bits++)
         for (size_t n = 0; n < 40; n++)
             check_groups(c, n, bits, (int)(n % FILL_COUNT));
-    for (uint32_t bits = 2; c->bench && bits <= 4; bits += 2) {
+    for (uint32_t bits = 2; c->bench && bits <= 4; bits++) {
         char unit[32];
         struct kivi_args a = {&c->now,
                               256,

@@ -12,19 +12,31 @@ static inline void store4(float *x, uint16x4_t codes, float delta, float least)
     vst1q_f32(x, vaddq_f32(v, vdupq_n_f32(least)));
 }
 
+/* The 8 bits of a byte, each times 4. */
+static inline uint8x8_t third_bits(uint8_t byte)
+{
+    static const uint8_t bit[8] = {1, 2, 4, 8, 16, 32, 64, 128};
+    return vand_u8(vtst_u8(vdup_n_u8(byte), vld1_u8(bit)), vdup_n_u8(4));
+}
+
 static void kivi_groups_neon(const uint8_t *restrict codes, const float *restrict least,
                              const float *restrict delta, size_t n, uint32_t bits,
                              float *restrict x)
 {
-    const uint8x8_t mask = vdup_n_u8((uint8_t)((1u << bits) - 1u));
+    const size_t width = bits == 4 ? 4 : 2;
+    const uint8x8_t mask = vdup_n_u8((uint8_t)((1u << width) - 1u));
     for (size_t g = 0; g < n; g++, codes += 4 * bits)
-        for (int shift = 0; shift < 8; shift += (int)bits)
-            for (size_t i = 0; i < 4 * bits; i += 8, x += 8) {
-                const uint8x8_t v = vshl_u8(vld1_u8(codes + i), vdup_n_s8((int8_t)-shift));
-                const uint16x8_t code = vmovl_u8(vand_u8(v, mask));
-                store4(x, vget_low_u16(code), delta[g], least[g]);
-                store4(x + 4, vget_high_u16(code), delta[g], least[g]);
-            }
+        for (size_t i = 0; i < 32; i += 8, x += 8) {
+            const int8_t shift = (int8_t)(i / (4 * width) * width);
+            const uint8x8_t v =
+                vshl_u8(vld1_u8(codes + i % (4 * width)), vdup_n_s8((int8_t)-shift));
+            uint8x8_t code = vand_u8(v, mask);
+            if (bits == 3)
+                code = vorr_u8(code, third_bits(codes[8 + i / 8]));
+            const uint16x8_t wide = vmovl_u8(code);
+            store4(x, vget_low_u16(wide), delta[g], least[g]);
+            store4(x + 4, vget_high_u16(wide), delta[g], least[g]);
+        }
 }
 
 void tkv_kivi_neon(struct tkv_kernels *k)

@@ -3,16 +3,18 @@
 
 void tkv_kivi_ref(struct tkv_kernels *k);
 
+/* Of 3 bits, four bytes of third bits follow the eight that hold the low two. */
 static void kivi_groups_ref(const uint8_t *restrict codes, const float *restrict least,
                             const float *restrict delta, size_t n, uint32_t bits, float *restrict x)
 {
-    const uint32_t mask = (1u << bits) - 1u;
-    for (size_t g = 0; g < n; g++, codes += 4 * bits)
-        for (uint32_t shift = 0; shift < 8; shift += bits)
-            for (size_t i = 0; i < 4 * bits; i++, x++) {
-                const uint32_t code = (uint32_t)codes[i] >> shift & mask;
-                *x = (float)(int32_t)code * delta[g] + least[g];
-            }
+    const uint32_t width = bits == 4 ? 4 : 2, mask = (1u << width) - 1u;
+    for (size_t g = 0; g < n; g++, codes += 4 * bits, x += 32)
+        for (size_t i = 0; i < 32; i++) {
+            uint32_t code = (uint32_t)codes[i % (4 * width)] >> (i / (4 * width) * width) & mask;
+            if (bits == 3)
+                code |= ((uint32_t)codes[8 + i / 8] >> i % 8 & 1u) << 2;
+            x[i] = (float)(int32_t)code * delta[g] + least[g];
+        }
 }
 
 void tkv_kivi_ref(struct tkv_kernels *k)
