@@ -207,23 +207,54 @@ def decode_polar(bits):
     return decode
 
 
+def line_codes(page, lines, values, bits):
+    """The codes of lines of `values`, and the sizes of the groups of a line."""
+    width = 4 if bits == 4 else 2
+    sizes = [min(32, values - i) for i in range(0, values, 32)]
+    codes = np.empty((lines, values), np.int64)
+    for line in range(lines):
+        at = 0
+        for n in sizes:
+            raw = page.bytes(n * width // 8)
+            planes = [raw >> shift & ((1 << width) - 1) for shift in range(0, 8, width)]
+            codes[line, at:at + n] = np.concatenate(planes)
+            if bits == 3:
+                codes[line, at:at + n] |= page.bits(n, 1) << 2
+            at += n
+    return codes, sizes
+
+
 def decode_kivi(bits):
     def decode(page, kind, D):
         lines, values = (D, TOKENS) if kind == "K" else (TOKENS, D)
-        sizes = [min(32, values - i) for i in range(0, values, 32)]
-        codes = np.empty((lines, values), np.int64)
-        for line in range(lines):
-            at = 0
-            for n in sizes:
-                raw = page.bytes(n * bits // 8)
-                planes = [raw >> shift & ((1 << bits) - 1) for shift in range(0, 8, bits)]
-                codes[line, at:at + n] = np.concatenate(planes)
-                at += n
+        codes, sizes = line_codes(page, lines, values, bits)
         low = halves(page.take(2 * lines * len(sizes))).reshape(lines, -1)
         delta = halves(page.take(2 * lines * len(sizes))).reshape(lines, -1)
         rows = codes.astype(f32) * np.repeat(delta, sizes, 1) + np.repeat(low, sizes, 1)
         return rows.T if kind == "K" else rows
     return decode
+
+
+def decode_kvarn(bits):
+    def decode(page, kind, D):
+        lines, values = (D, TOKENS) if kind == "K" else (TOKENS, D)
+        codes, _ = line_codes(page, lines, values, bits)
+        low = halves(page.take(2 * lines))[:, None]
+        delta = halves(page.take(2 * lines))[:, None]
+        rows = (codes.astype(f32) * delta + low) * halves(page.take(2 * values))
+        return rows.T if kind == "K" else rows
+    return decode
+
+
+def decode_qjl(page, kind, D):
+    assert kind == "K", "qjl codes keys only"
+    codes = page.bytes(16 * D)
+    pairs = np.stack([codes & 15, codes >> 4], 1).astype(int)
+    sign = [1 - 2 * (pairs >> i & 1 ^ 1) for i in range(4)]
+    u = 41 * sign[0] + 29 * (sign[2] + sign[3])
+    v = 41 * sign[1] + 29 * (sign[2] - sign[3])
+    levels = tile_to_rows(np.stack([u, v], 2).reshape(-1), kind, D)
+    return levels.astype(f32) * (halves(page.take(128)) * f32(1 / 64))[:, None]
 
 
 CODECS = {  # name: decoder, whether rows are rotated
@@ -240,6 +271,10 @@ CODECS = {  # name: decoder, whether rows are rotated
     "kivi2": (decode_kivi(2), False),
     "turbo4c": (decode_turbo(4, centred=True), True),
     "turbo3c": (decode_turbo(3, centred=True), True),
+    "kvarn4": (decode_kvarn(4), True),
+    "kvarn3": (decode_kvarn(3), True),
+    "kvarn2": (decode_kvarn(2), True),
+    "qjl": (decode_qjl, True),
 }
 
 

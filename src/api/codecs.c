@@ -53,6 +53,10 @@ static tkv_status begin(tkv_context *ctx, tkv_codec codec, tkv_kind kind, uint32
     const struct tkv_codec_ops *ops = tkv_codec_by_id(codec.id);
     if (!ctx || !ops)
         return tkv_fail(err, TKV_ERR_INVALID, "no context, or no codec with id %u", codec.id);
+    if (kind == TKV_V && ops->caps & TKV_CAP_KEYS_ONLY)
+        return tkv_fail(err, TKV_ERR_UNSUPPORTED,
+                        "%s codes keys only: give values a codec of their own, such as turbo4",
+                        ops->name);
     if (!ops->supports(head_dim, kind))
         return tkv_fail(err, TKV_ERR_UNSUPPORTED,
                         "%s cannot code head size %u: a multiple of 16 up to %d is needed",

@@ -168,6 +168,13 @@ tkv_status tkv_spec_parse(const char *text, tkv_spec *out, tkv_error *err)
     if (!d.spec.k.id || !d.spec.v.id)
         return tkv_fail(err, TKV_ERR_SPEC, "the spec names no codec for %s: add %s=turbo4",
                         d.spec.k.id ? "values" : "keys", d.spec.k.id ? "v" : "k");
+    const tkv_codec values[] = {d.spec.v, d.spec.visual_v};
+    for (size_t i = 0; i < 2; i++) {
+        const struct tkv_codec_ops *ops = tkv_codec_by_id(values[i].id);
+        if (ops && ops->caps & TKV_CAP_KEYS_ONLY)
+            return tkv_fail(err, TKV_ERR_SPEC, "%sv=%s: %s codes keys only; add %sv=turbo4",
+                            i ? "visual." : "", ops->name, ops->name, i ? "visual." : "");
+    }
     tkv_codec *codecs[] = {&d.spec.k, &d.spec.v, &d.spec.visual_k, &d.spec.visual_v};
     for (size_t i = 0; i < 4 && d.no_rotation; i++)
         if (codecs[i]->id)

@@ -21,6 +21,13 @@ static inline float tkv_bits_f32(uint32_t u)
     return x;
 }
 
+/* To 8 significant bits, to nearest even. */
+static inline float tkv_round_8_bits(float x)
+{
+    const uint32_t u = tkv_f32_bits(x);
+    return tkv_bits_f32((u + 0x7fffu + (u >> 16 & 1u)) & 0xffff0000u);
+}
+
 static inline float tkv_half_to_f32(uint16_t h)
 {
     const uint32_t sign = (uint32_t)(h & 0x8000u) << 16;

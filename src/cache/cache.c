@@ -124,6 +124,11 @@ static tkv_status layer_codecs(const tkv_cache *cache, struct tkv_layer *layer, 
         for (int kind = TKV_K; kind <= TKV_V; kind++) {
             const struct tkv_codec_ops *ops = tkv_codec_by_id(chosen[klass][kind].id);
             const uint32_t D = layer->head_dim[kind];
+            if (kind == TKV_V && ops->caps & TKV_CAP_KEYS_ONLY)
+                return tkv_fail(
+                    err, TKV_ERR_UNSUPPORTED,
+                    "%s codes keys only: give values a codec of their own, such as turbo4",
+                    ops->name);
             if (!ops->supports(D, (tkv_kind)kind))
                 return tkv_fail(err, TKV_ERR_UNSUPPORTED,
                                 "%s cannot code %s of head size %u: a multiple of 16 up to %d is "

@@ -23,6 +23,7 @@ enum tkv_codec_caps {
     TKV_CAP_EXACT = 1 << 4,      /* decodes to the very f16 values that went in */
     TKV_CAP_LEARNS = 1 << 5,     /* has a model learned from the first sealed pages: see learn */
     TKV_CAP_ROUNDS = 1 << 6,     /* its i8 tile is within 3 codes of decode's values */
+    TKV_CAP_KEYS_ONLY = 1 << 7,  /* supports() no values */
 };
 
 /* The working form that a codec offers the attention. */

@@ -50,17 +50,10 @@ static size_t scratch_bytes(uint32_t head_dim)
     return 2 * (size_t)TOKENS * head_dim;
 }
 
-/* Rounds to 8 significant bits, to nearest even. */
-static float round_scale(float x)
-{
-    const uint32_t u = tkv_f32_bits(x);
-    return tkv_bits_f32((u + 0x7fffu + (u >> 16 & 1u)) & 0xffff0000u);
-}
-
 /* An eighth of a scale, as it is stored; 0 for a row of zeros. */
 static uint16_t stored_scale(float x)
 {
-    const float scale = round_scale(x);
+    const float scale = tkv_round_8_bits(x);
     if (!(scale >= SCALE_MIN))
         return 0;
     return tkv_f32_to_half(scale > SCALE_MAX ? SCALE_MAX : scale);

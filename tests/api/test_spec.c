@@ -74,6 +74,9 @@ static void errors_name_the_word(void **state)
         {"nonsense", "nonsense"},
         {"k=turbo4,default", "default"},
         {"turbo4,,tail=1", "''"},
+        {"qjl", "add v=turbo4"},
+        {"k=turbo4,v=qjl", "v=qjl: qjl codes keys only"},
+        {"turbo4,visual.v=qjl", "add visual.v=turbo4"},
     };
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         tkv_spec spec = {.sink = 77};

@@ -171,7 +171,7 @@ static void golden_pages(void **state)
         for (; fgets(line, sizeof line, f); n_lines++)
             check_line(folder, ops, line);
         fclose(f);
-        assert_true(n_lines >= 4);
+        assert_true(n_lines >= (ops->caps & TKV_CAP_KEYS_ONLY ? 2 : 4));
     }
 }
 
@@ -189,6 +189,8 @@ static int write_codec(const char *root, const struct tkv_codec_ops *ops)
     for (size_t i = 0; i < 2 * sizeof head_dims / sizeof head_dims[0]; i++) {
         struct golden g;
         char file[32];
+        if (!ops->supports(head_dims[i / 2], (tkv_kind)(i % 2)))
+            continue;
         if (encode(&g, ops, (tkv_kind)(i % 2), head_dims[i / 2], TKV_CPU_ALL) != TKV_OK)
             return 1;
         decode(&g, TKV_CPU_ALL);
