@@ -14,7 +14,7 @@ build: ## the library, the plug-in and build/bin/tightkv
 	@cmake --build --preset release
 
 demo: build ## what it does, on this machine, in minutes
-	@build/bin/tightkv demo
+	@build/bin/tightkv demo --output build/demo
 
 test: ## every test: release, sanitizers, unoptimised kernels, NEON under an emulator
 	@scripts/setup.sh build test

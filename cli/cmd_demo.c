@@ -1,11 +1,14 @@
 /* tightkv demo: the main job on the embedded model, in minutes. */
 #include <cjson/cJSON.h>
+#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "complete.h"
 #include "demo.h"
+#include "report.h"
 
 static const char about[] = "Runs the embedded model with stock llama.cpp's caches (f16, q8_0, "
                             "q4_0) and with three presets: bits and\n"
@@ -137,7 +140,7 @@ static void add_row(cJSON *rows, const struct demo_row *row)
     }
 }
 
-static int print_json(const struct demo *d)
+static cJSON *make_json(const struct demo *d)
 {
     cJSON *root = cJSON_CreateObject();
     cli_json_run(root, "demo", &d->common);
@@ -156,13 +159,50 @@ static int print_json(const struct demo *d)
         cli_json_number(answer, "first_s", d->answers[i].first_s);
         cli_json_number(answer, "kv_mib", d->answers[i].kv_mib);
     }
-    return cli_json_print(root);
+    return root;
+}
+
+/* The results and their page in `dir`. A build without the page has said so: the results count. */
+static int write_files(const cJSON *root, const char *dir, cli_level level)
+{
+    if (mkdir(dir, 0777) != 0 && errno != EEXIST)
+        return cli_fail("cannot make the folder %s: %s", dir, strerror(errno));
+    char *json = cli_format("%s/demo.json", dir), *page = cli_format("%s/report.html", dir);
+    int rc = cli_json_write(root, json);
+    if (rc == CLI_OK) {
+        struct report r;
+        report_begin(&r);
+        report_add(&r, json, cJSON_Duplicate(root, true));
+        bool paged = report_write(&r, page) == CLI_OK;
+        cli_say(level, CLI_NORMAL, "%s is %s", paged ? "the report" : "the result",
+                paged ? page : json);
+        report_end(&r);
+    }
+    free(json);
+    free(page);
+    return rc;
+}
+
+static int tell(const struct demo *d, const char *dir)
+{
+    cJSON *root = make_json(d);
+    int rc = d->common.json ? cli_json_print(cJSON_Duplicate(root, true)) : print_text(d);
+    if (rc == CLI_OK && dir)
+        rc = write_files(root, dir, d->common.level);
+    cJSON_Delete(root);
+    return rc;
 }
 
 int cmd_demo(int argc, char **argv)
 {
     struct demo d = {0};
-    const struct cli_syntax syntax = {"demo", "[options]", about, NULL, 0};
+    const char *dir = NULL;
+    const struct cli_option options[] = {
+        {"output", 'o', CLI_TEXT, &dir, "DIR", "write demo.json and report.html there as well", 0,
+         0, false},
+    };
+    const struct cli_syntax syntax = {"demo", "[options]", about, options,
+                                      sizeof(options) / sizeof(options[0])};
     int first = cli_parse(&syntax, &d.common, argc, argv);
     if (first < 0)
         return -1 - first;
@@ -178,7 +218,7 @@ int cmd_demo(int argc, char **argv)
         rc = demo_ask(&d);
     cli_progress_end(&d.progress);
     if (rc == CLI_OK)
-        rc = d.common.json ? print_json(&d) : print_text(&d);
+        rc = tell(&d, dir);
     close_demo(&d);
     return rc;
 }

@@ -1,0 +1,161 @@
+#!/usr/bin/env python3
+"""Writes docs/results.md from docs/results.md.in and the JSON in docs/results.
+
+results.py [--check]     --check writes nothing: exit status 1 when docs/results.md is not what they give
+
+In the template, NAMES are file names without .json, with shell patterns, in order:
+  {{table NAMES: column, ...}}     a line for every row of each file, or for the file where it has no rows
+  {{value NAME [kv=SETTING] key}}  one figure
+  {{run NAME}}                     its command, machine, date and commit
+"""
+import fnmatch
+import json
+import os
+import re
+import sys
+
+ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "docs")
+
+
+def number(digits):
+    return lambda v: f"{v:.{digits}f}".replace("0.", ".", 1) if abs(v) < 1 else f"{v:.{digits}f}"
+
+
+def percent(digits):
+    return lambda v: f"{100 * v:.{digits}f}%"
+
+
+def signed(v):
+    return f"{100 * v:+.2f}%".replace("-", "−").replace("+0.", "+.").replace("−0.", "−.")
+
+
+def times(v):
+    return f"{v:.2f}×" if v < 3 else f"{v:.1f}×"
+
+
+def setting(kv):
+    name = kv.replace("stock:", "stock ").removeprefix("kv=").replace(",", ", ")
+    return f"**{name}**" if name == "default" else name
+
+
+def stock_us(stock):
+    return ", ".join(number(3)(stock[t]) if stock.get(t) else "-" for t in ("f16", "q8_0", "q4_0"))
+
+
+def against(kind):
+    return lambda row: f"{row[f'{kind}_tok_s']:.0f}, {row[f'stock_{kind}_tok_s']:.0f} ({times(row[f'{kind}_tok_s'] / row[f'stock_{kind}_tok_s'])})"
+
+
+# Column: (heading, key or function of the line, text of the value).
+COLUMNS = {
+    "kv": ("setting", "kv", setting),
+    "bits": ("bits in all", "bits_per_value", number(2)),
+    "mib": ("MiB", "kv_mib", number(1)),
+    "kld": ("KLD mean", "kld_mean", number(6)),
+    "kld_ci": ("95% interval", lambda r: r.get("kld_ci") and " to ".join(map(number(6), r["kld_ci"])), str),
+    "median": ("median", "kld_median", number(5)),
+    "p999": ("99.9%", "kld_p999", number(4)),
+    "top": ("same top-1", "same_top1", percent(1)),
+    "ppl": ("perplexity over f16", "ppl_change", signed),
+    "n_questions": ("questions", "n_questions", str),
+    "recall": ("right", "recall", percent(1)),
+    "recall_f16": ("right with f16", "recall_f16", percent(1)),
+    "visual": ("right", "visual", percent(1)),
+    "visual_f16": ("right with f16", "visual_f16", percent(1)),
+    "shape": ("context, group, threads", lambda r: f"{r['n_ctx'] // 1024}K, {r['group']}, {r['threads']}", str),
+    "us": ("µs a (KV head, token)", "us_per_kvhead_token", number(4)),
+    "stock_us": ("stock f16, q8_0, q4_0", "stock", stock_us),
+    "speedup": ("over stock f16", "speedup_vs_f16", times),
+    "bandwidth": ("of read bandwidth", "bandwidth_fraction", percent(0)),
+    "depth": ("tokens in the cache", "depth", str),
+    "prefill": ("prefill, tokens/s: tightkv, stock f16", against("pp"), str),
+    "decode": ("decode, tokens/s: tightkv, stock f16", against("tg"), str),
+    "encode": ("GB/s of f16", "f16_gb_per_s", number(2)),
+    "encode_k": ("keys", "k_f16_gb_per_s", number(2)),
+    "encode_v": ("values", "v_f16_gb_per_s", number(2)),
+    "ctx": ("tokens", "ctx", str),
+    "total": ("MiB", lambda r: r["total_bytes"] / 2**20, number(1)),
+}
+
+
+def load(folder):
+    """{name: result}"""
+    results = {}
+    for file in sorted(os.listdir(folder)):
+        if file.endswith(".json"):
+            with open(os.path.join(folder, file), encoding="utf-8") as f:
+                results[file.removesuffix(".json")] = json.load(f)
+    return results
+
+
+def lines_of(result):
+    """Each row with what stands beside the rows; the row's own keys count."""
+    beside = {key: value for key, value in result.items() if key != "rows"}
+    return [{**beside, **row} for row in result["rows"]] if "rows" in result else [beside]
+
+
+def cell(column, line):
+    _, key, text = COLUMNS[column]
+    try:
+        value = key(line) if callable(key) else line.get(key)
+    except (KeyError, TypeError, ZeroDivisionError):  # not measured
+        value = None
+    return "-" if value is None else text(value)
+
+
+def select(results, patterns):
+    names = [n for p in patterns.split() for n in fnmatch.filter(results, p)]
+    if not names:
+        raise SystemExit(f"results.py: no docs/results/{patterns}.json; scripts/measure.sh makes it")
+    return [results[n] for n in dict.fromkeys(names)]
+
+
+def table(results, patterns, columns):
+    columns = [c.strip() for c in columns.split(",")]
+    rows = [[cell(c, line) for c in columns] for result in select(results, patterns) for line in lines_of(result)]
+    head = [[COLUMNS[c][0] for c in columns], ["---"] * len(columns)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in head + rows).replace("| --- ", "|---").replace("|--- |", "|---|")
+
+
+def value(results, name, kv, key):
+    result = select(results, name)[0]
+    lines = [line for line in lines_of(result) if kv is None or line.get("kv") == kv]
+    column = next((c for c, (_, k, _) in COLUMNS.items() if k == key), None)
+    found = lines[0] if lines else {}
+    for part in key.split("."):
+        found = (found or {}).get(part)
+    if found is None:
+        return "(not measured)"
+    return COLUMNS[column][2](found) if column else number(6)(found) if isinstance(found, float) else str(found)
+
+
+def run(results, name):
+    r = select(results, name)[0]["run"]
+    m = r["machine"]
+    memory = f", {m['memory_gib']:g} GiB" if m.get("memory_gib") else ""
+    commit = f", commit {r['commit']}" if r.get("commit") else ""
+    return f"`{r['command']}` ({m['cpu']}, {m['cores']} cores{memory}, {m['isa']}; {r['date'][:10]}{commit})"
+
+
+def fill(template, results):
+    template = re.sub(r"\{\{table ([^:}]+):([^}]+)\}\}", lambda m: table(results, m[1], m[2]), template)
+    template = re.sub(r"\{\{value (\S+)(?: kv=(\S+))? (\S+)\}\}", lambda m: value(results, *m.groups()), template)
+    return re.sub(r"\{\{run (\S+)\}\}", lambda m: run(results, m[1]), template)
+
+
+def main():
+    with open(os.path.join(ROOT, "results.md.in"), encoding="utf-8") as f:
+        text = fill(f.read(), load(os.path.join(ROOT, "results")))
+    path = os.path.join(ROOT, "results.md")
+    if "--check" not in sys.argv[1:]:
+        with open(path, "w", encoding="utf-8") as f:
+            f.write(text)
+        return 0
+    with open(path, encoding="utf-8") as f:
+        same = f.read() == text
+    print("docs/results.md is what its JSON gives" if same else "docs/results.md is not what its JSON gives: run make results")
+    return 0 if same else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
