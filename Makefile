@@ -4,7 +4,7 @@
 PREFIX ?= /usr/local
 SECONDS_EACH ?= 60
 
-.PHONY: build demo test bench fuzz fmt lint install clean help
+.PHONY: build demo test bench measure results fuzz fmt lint install clean help
 
 build: ## the library, the plug-in and build/bin/tightkv
 	@scripts/setup.sh build
@@ -24,6 +24,12 @@ test: ## every test: release, sanitizers, unoptimised kernels, NEON under an emu
 
 bench: build ## attention and encoding on this machine against stock llama.cpp
 	@scripts/bench.sh
+
+measure: build ## the runs behind docs/results.md that are not there yet (MODEL=, EVAL=, TWIN=: see scripts/measure.sh)
+	@scripts/measure.sh
+
+results: ## docs/results.md from its template and the JSON in docs/results
+	@tools/results.py
 
 fuzz: ## each fuzz target for SECONDS_EACH seconds
 	@scripts/setup.sh build fuzz

@@ -43,7 +43,10 @@ def stock_us(stock):
 
 
 def against(kind):
-    return lambda row: f"{row[f'{kind}_tok_s']:.0f}, {row[f'stock_{kind}_tok_s']:.0f} ({times(row[f'{kind}_tok_s'] / row[f'stock_{kind}_tok_s'])})"
+    def text(row):
+        ours, stock = row[f"{kind}_tok_s"], row[f"stock_{kind}_tok_s"]
+        return f"{ours:.0f}, {stock:.0f} ({times(ours / stock)})"
+    return text
 
 
 # Column: (heading, key or function of the line, text of the value).
@@ -55,8 +58,11 @@ COLUMNS = {
     "kld_ci": ("95% interval", lambda r: r.get("kld_ci") and " to ".join(map(number(6), r["kld_ci"])), str),
     "median": ("median", "kld_median", number(5)),
     "p999": ("99.9%", "kld_p999", number(4)),
-    "top": ("same top-1", "same_top1", percent(1)),
+    "top": ("same top-1", "same_top1", percent(2)),
     "ppl": ("perplexity over f16", "ppl_change", signed),
+    "n_ctx": ("context", "n_ctx", str),
+    "n_windows": ("windows", "n_windows", str),
+    "noise_floor": ("noise floor", "noise_floor.kld_mean", number(6)),
     "n_questions": ("questions", "n_questions", str),
     "recall": ("right", "recall", percent(1)),
     "recall_f16": ("right with f16", "recall_f16", percent(1)),
@@ -103,8 +109,13 @@ def cell(column, line):
     return "-" if value is None else text(value)
 
 
+def natural(name):
+    """Sorts 8192 before 16384."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+
+
 def select(results, patterns):
-    names = [n for p in patterns.split() for n in fnmatch.filter(results, p)]
+    names = [n for p in patterns.split() for n in sorted(fnmatch.filter(results, p), key=natural)]
     if not names:
         raise SystemExit(f"results.py: no docs/results/{patterns}.json; scripts/measure.sh makes it")
     return [results[n] for n in dict.fromkeys(names)]
@@ -153,7 +164,8 @@ def main():
         return 0
     with open(path, encoding="utf-8") as f:
         same = f.read() == text
-    print("docs/results.md is what its JSON gives" if same else "docs/results.md is not what its JSON gives: run make results")
+    if not same:
+        print("docs/results.md is not what docs/results/*.json and docs/results.md.in give: run make results")
     return 0 if same else 1
 
 
