@@ -71,7 +71,8 @@ static void add_stock_rows(struct estimate *e)
 
 static bool add_row(struct estimate *e, const char *kv)
 {
-    struct row row = {.cache = {.stock = GGML_TYPE_COUNT, .spec = {sizeof(tkv_spec)}}};
+    struct row row = {
+        .cache = {.stock = GGML_TYPE_COUNT, .spec = {.struct_size = sizeof(tkv_spec)}}};
     tkv_error err;
     if (tkv_spec_parse(kv, &row.cache.spec, &err) != TKV_OK) {
         cli_misuse("estimate", "--kv: %s", err.text);

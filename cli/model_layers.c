@@ -371,7 +371,7 @@ static bool read_layers(struct header *h, struct model_layers *m)
             layer->kind = LAYER_RECURRENT;
             layer->state_bytes = state_bytes(h, heads[0]);
         }
-        if (attends[i] && i < own) {
+        if (i < own && attends[i]) {
             layer->n_kv_heads = kv_heads[i];
             fill_layer(h, windowed[i] != 0, layer, heads[0]);
             ok = ok && layer->k_head_dim != 0;

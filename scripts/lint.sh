@@ -23,7 +23,7 @@ echo "== shellcheck"
 git ls-files '*.sh' .ci/run | xargs shellcheck || rc=1
 
 echo "== codespell"
-git ls-files | grep -v -E '\.(gguf|bin|npy|json|jsonl)$|^models/|/corpus/' |
+git ls-files | grep -v -E '\.(gguf|bin|npy|json|jsonl|page)$|^models/|/corpus/' |
     xargs codespell --ignore-words=tools/codespell_ignore.txt || rc=1
 
 echo "== floors"
