@@ -229,6 +229,7 @@ static void check_model(struct report *r, const struct cli_llama *llama, const c
             n++;
         check_layers(r, &m.layers[i], i, n, spec);
     }
+    doctor_check_keys(r, &llama->api, path, m.n_layers, spec);
     if (strcmp(m.arch, "grok") == 0)
         doctor_add(r, WORTH_KNOWING, "model",
                    cli_format("llama.cpp turns flash attention off for grok: its caches stay f16"),

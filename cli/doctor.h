@@ -30,4 +30,11 @@ void doctor_check_codecs(struct report *r, const tkv_spec *spec);
 /* Names of codecs that can code heads of these sizes, for a cure; free() it. */
 char *doctor_codecs_for(uint32_t k_head_dim, uint32_t v_head_dim);
 
+/* ---- doctor_keys.c -------------------------------------------------------------------------- */
+
+struct llama_api;
+/* Keys of a model that the spec's codec would lose. */
+void doctor_check_keys(struct report *r, const struct llama_api *api, const char *path,
+                       uint32_t n_layers, const tkv_spec *spec);
+
 #endif

@@ -71,6 +71,16 @@ class Doctor(command.CommandTest):
         return [(c["verdict"], c["text"], c.get("cure")) for c in self.json_of("doctor", *args, env=env)["checks"]
                 if c["what"] == "model"]
 
+    def test_keys_with_constants(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "m.gguf")
+            for constant, kv, verdict in [(91.0, "kv=turbo4", "note"), (91.0, "k=turbo4c,v=turbo4", "ok"), (1.0, "kv=turbo4", None)]:
+                bias = {"blk.1.attn_k.bias": ((128,), [0.5] * 127 + [-constant])}
+                gguf_header.write_model(path, "qwen2", MODEL, bias)
+                found = [c for c in self.checks(path, env={"TIGHTKV_KV": kv}) if "constants" in c[1]]
+                self.assertEqual([c[0] for c in found], [verdict] if verdict else [])
+                self.assertTrue(all("91" in c[1] for c in found))
+
     def test_every_layer_that_stays_exact_has_a_cure(self):
         with tempfile.TemporaryDirectory() as folder:
             path = os.path.join(folder, "m.gguf")
