@@ -165,8 +165,6 @@ static cJSON *make_json(const struct demo *d)
 /* The results and their page in `dir`. A build without the page has said so: the results count. */
 static int write_files(const cJSON *root, const char *dir, cli_level level)
 {
-    if (mkdir(dir, 0777) != 0 && errno != EEXIST)
-        return cli_fail("cannot make the folder %s: %s", dir, strerror(errno));
     char *json = cli_format("%s/demo.json", dir), *page = cli_format("%s/report.html", dir);
     int rc = cli_json_write(root, json);
     if (rc == CLI_OK) {
@@ -208,6 +206,8 @@ int cmd_demo(int argc, char **argv)
         return -1 - first;
     if (first < argc)
         return cli_misuse("demo", "what is '%s'?", argv[first]);
+    if (dir && mkdir(dir, 0777) != 0 && errno != EEXIST)
+        return cli_fail("cannot make the folder %s: %s", dir, strerror(errno));
     int rc = open_demo(&d);
     cli_progress_begin(&d.progress, rc == CLI_OK ? d.common.level : CLI_QUIET, total_work());
     if (rc == CLI_OK)

@@ -1,9 +1,10 @@
 #!/bin/sh
-# Runs what scripts/measure.runs lists, each to a file of its own in docs/results; a file that is there already is not made again, and
-# an evaluation that was cut goes on where it was. Then: make results. Speeds are worth something on a quiet machine only.
+# Runs what scripts/measure.runs lists, each to a file of its own in docs/results; a file that is there is not made
+# again, and an evaluation that was cut goes on where it was. Then: make results. Speeds need a quiet machine.
 #   measure.sh [NAME...]     only the runs of these names (a shell pattern each)
 # MODEL  GGUF model (the embedded one)       TWIN  the same with outliers in its keys (made by tightkv harden)
-# EVAL   folder of long texts and questions, as docs/results.md.in tells; without it the text that ships is scored
+# EVAL   folder of long texts and questions (wikitext2-raw-test.txt, recall-*.jsonl, visual-24.*); without it the text
+#        that ships is scored
 # OUT    folder of the results (docs/results)
 set -eu
 cd "$(dirname "$0")/.."
@@ -14,7 +15,6 @@ EVAL=${EVAL:-}
 OUT=${OUT:-docs/results}
 TEXT=${TEXT:-${EVAL:+$EVAL/wikitext2-raw-test.txt}}
 TEXT=${TEXT:-models/demo-text.txt}
-threads=$(nproc)
 patterns=$*
 mkdir -p "$OUT"
 
@@ -54,4 +54,5 @@ make_twin() {
     "$tightkv" harden "$MODEL" "$TWIN.new" --seed 1 && mv "$TWIN.new" "$TWIN"
 }
 
+# shellcheck source=/dev/null
 . scripts/measure.runs

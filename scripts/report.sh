@@ -1,6 +1,6 @@
 #!/bin/sh
-# The packages that the page of tightkv report is bundled from: got through npm, checked against the lock file, kept for this user.
-#   report.sh          makes sure that they are there; where they cannot be had, says so and goes on: only the page is missing then
+# The packages that the page of tightkv report is bundled from: got through npm by the lock file, kept for this user.
+#   report.sh          makes sure that they are there; where they cannot be had, says so: only the page is missing then
 #   report.sh where    prints the folder that holds them, and makes nothing
 set -eu
 

@@ -94,6 +94,12 @@ function datasetLabel(r) {
   return [model, context, r.text].filter(Boolean).join(" · ");
 }
 
+// The models of a picker: that of the dataset on show comes first.
+export function modelsFirst(models, dataset) {
+  const own = modelName(dataset.model);
+  return [...new Set(models)].sort((a, b) => (b === own) - (a === own)).map((name) => [name, name]);
+}
+
 export function modelName(path) {
   return (path ?? "a model").replace(/^.*\//, "").replace(/\.gguf$/, "");
 }

@@ -15,6 +15,16 @@ export function h(tag, attributes = {}, ...children) {
   return element;
 }
 
+// A command that breaks between its words alone, and never behind a dash.
+export function code(command) {
+  const words = command.split(" ").map((word) => h("span", {}, word));
+  return h(
+    "code",
+    {},
+    words.flatMap((word, i) => (i ? [" ", word] : [word])),
+  );
+}
+
 export function select(options, chosen, onchange) {
   const element = h("select", { onchange: () => onchange(element.value) });
   for (const [value, label] of options)

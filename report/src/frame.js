@@ -39,12 +39,15 @@ export function frame(figure) {
   return { section, show };
 }
 
-// One <select> for each picker that offers a choice; a choice that is no longer offered falls back
-// to the first.
+// One <select> for each picker that offers a choice. A choice that is no longer offered falls back
+// to the first, and so does one that follows the dataset when another dataset is shown.
 function pickerElements(figure, dataset, picked, changed) {
   const shown = [];
-  for (const { name, label, options } of figure.pickers?.(dataset) ?? []) {
-    if (!options.some(([value]) => value === picked[name])) picked[name] = options[0]?.[0];
+  const moved = picked.dataset !== dataset.key;
+  picked.dataset = dataset.key;
+  for (const { name, label, options, follows } of figure.pickers?.(dataset) ?? []) {
+    if ((follows && moved) || !options.some(([value]) => value === picked[name]))
+      picked[name] = options[0]?.[0];
     const element = select(options, picked[name], (value) => {
       picked[name] = value;
       changed();

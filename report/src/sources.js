@@ -1,6 +1,6 @@
 // Under each figure: the commands that give its numbers again, and the machine, date and commit
 // they came from.
-import { h } from "./dom.js";
+import { code, h } from "./dom.js";
 import { date } from "./format.js";
 
 const shownAtOnce = 1;
@@ -30,7 +30,7 @@ function sourceElement({ file, result }) {
   return h(
     "div",
     { class: "source", title: file },
-    h("code", {}, run.command ?? file),
+    code(String(run.command ?? file)),
     h("span", {}, facts(run).join(" · ")),
   );
 }

@@ -1,7 +1,7 @@
 // The four questions that a reader comes with, answered in plain words at the top.
 import { choices, spokenOf } from "./choice.js";
 import { modelName } from "./data.js";
-import { h } from "./dom.js";
+import { code, h } from "./dom.js";
 import { mib, percent, roughKld, roughTimes, signedPercent, tokens } from "./format.js";
 
 export function summary(collected) {
@@ -13,7 +13,7 @@ export function summary(collected) {
       row ? smaller(dataset, row) : null,
       row ? worse(dataset, row) : null,
       faster(collected, dataset, row),
-      forMe(dataset),
+      forMe(collected.advice, dataset),
     ];
     section.replaceChildren(...cards.filter(Boolean));
     section.hidden = section.children.length === 0;
@@ -128,33 +128,32 @@ function deepest(benches, dataset, row) {
   };
 }
 
-function forMe(dataset) {
-  const found = choices(dataset).filter(
-    ({ row }, i, all) => row && (i === 0 || row !== all[i - 1].row),
-  );
-  if (found.length === 0) return null;
-  const lines = found.map(({ name, row }) =>
+function forMe(advice, dataset) {
+  const { chosen, source, limits } = choices(advice, dataset);
+  if (chosen.length === 0) return null;
+  const facts = ({ smaller, kld }) =>
+    [
+      smaller > 0 ? `${roughTimes(smaller)} smaller` : null,
+      Number.isFinite(kld) ? `KLD ${roughKld(kld)}` : null,
+    ].filter(Boolean);
+  const lines = chosen.map((c) =>
     h(
       "li",
       {},
-      h("b", {}, name),
+      h("b", {}, c.name),
       ": ",
-      h("code", {}, row.kv),
-      ` – ${roughTimes(16 / row.bits_per_value)} smaller, KLD ${roughKld(row.kld_mean)}`,
+      h("code", {}, c.kv),
+      ` – ${facts(c).join(", ")}`,
+      c.why ? h("small", {}, c.why) : null,
     ),
   );
+  const rule = source
+    ? "As tightkv advise measured it on this model."
+    : `The smallest setting measured here that should stay within ${limits.join(", ")} of f16 ` +
+      "on other texts too, and forgets no facts.";
   const article = card("for-me", "Which setting for me?", null, null);
-  article.append(
-    h("ul", {}, lines),
-    h(
-      "p",
-      { class: "muted" },
-      `The smallest measured setting with a divergence of at most ${choices(dataset)
-        .map(({ bound }) => roughKld(bound))
-        .join(", ")} and no loss of recall. Try it: `,
-      h("code", {}, `tightkv run --kv ${quoted(found.at(-1).row.kv)} -- …`),
-    ),
-  );
+  const command = `tightkv run --kv ${quoted(chosen[Math.min(1, chosen.length - 1)].kv)} -- …`;
+  article.append(h("ul", {}, lines), h("p", { class: "muted" }, `${rule} Try it: `, code(command)));
   return article;
 }
 

@@ -93,6 +93,11 @@ class Report(command.CommandTest):
         self.assert_refused(command.DATA, "report", os.path.join(self.dir, "a.json"), says="Not a directory")
         self.assert_refused(command.DATA, "report", self.dir, "-o", os.path.join(self.dir, "no", "page"), says="cannot write")
 
+    def test_demo_refuses_a_folder_before_it_runs(self):
+        self.write("file", "")
+        where = os.path.join(self.dir, "file", "below")
+        self.assert_refused(command.DATA, "demo", "-q", "-o", where, says="cannot make the folder")
+
     def test_without_the_page(self):
         self.write("a.json", json.dumps(report_samples.encode("default", 1.5)))
         lone = os.path.join(self.dir, "bin", "tightkv")

@@ -139,7 +139,14 @@ class Numbers(Page):
         self.assertIn("3.5×", text)          # 16 / 4.54
         self.assertIn("21 in 1000", text)    # 1 - .979
         self.assertIn("6.9×", text)          # decoding at 16K
+        self.assertIn("No measurable loss: kv=q8,sink=0,tail=0", text)
         self.assertIn("Small loss: default", text)
+
+    def test_advice_comes_first(self):
+        self.open(report_samples.all_results() | {"advice.json": report_samples.advice()})
+        text = self.js("return document.getElementById('for-me').innerText")
+        self.assertIn("Small loss: default", text)
+        self.assertIn("a reason for smallest", text)
 
     def test_another_context(self):
         results = report_samples.all_results()

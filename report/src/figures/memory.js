@@ -1,6 +1,6 @@
 // What the cache takes against the context: counted from the model's header, or measured by an
 // evaluation.
-import { modelName } from "../data.js";
+import { modelName, modelsFirst } from "../data.js";
 import { fixed, mib } from "../format.js";
 import { isPreset, isStock, settingName } from "../names.js";
 import { overContext } from "./lines.js";
@@ -39,7 +39,9 @@ export function memory(estimates, datasets) {
     words:
       "What the cache takes when the context is full, everything counted: codes, scales, exact " +
       "rows, open pages. Lower is better.",
-    pickers: () => [{ name: "model", label: "Model", options: drawn.map((m) => [m, m]) }],
+    pickers: (dataset) => [
+      { name: "model", label: "Model", options: modelsFirst(drawn, dataset), follows: true },
+    ],
     make(dataset, picked, colours) {
       const points = pointsOf(picked.model);
       if (points.length === 0) return null;

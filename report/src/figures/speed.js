@@ -1,4 +1,5 @@
 // How much faster than stock f16: attention alone, and a whole model.
+import { modelsFirst } from "../data.js";
 import { fixed, times } from "../format.js";
 import { isPreset, isStock, settingName } from "../names.js";
 import { overContext } from "./lines.js";
@@ -92,7 +93,7 @@ function median(values) {
 const phases = { tg: "Decode", pp: "Prefill" };
 
 export function modelSpeed(benches) {
-  const models = [...new Set(benches.map((b) => b.model))];
+  const models = benches.map((b) => b.model);
   return {
     id: "model-speed",
     title: "A whole model",
@@ -100,8 +101,8 @@ export function modelSpeed(benches) {
       "Tokens a second against the same model with stock llama.cpp's f16 cache, by what is " +
       "already in the cache. Weights are read either way, so this gains less than attention " +
       "alone. Higher is better; 1× is no change.",
-    pickers: () => [
-      { name: "model", label: "Model", options: models.map((m) => [m, m]) },
+    pickers: (dataset) => [
+      { name: "model", label: "Model", options: modelsFirst(models, dataset), follows: true },
       { name: "phase", label: "Phase", options: Object.entries(phases) },
     ],
     make(dataset, { model, phase }, colours) {
