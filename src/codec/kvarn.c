@@ -278,11 +278,11 @@ static void decode_line(const struct tkv_codec_env *env, const struct shape *s, 
 {
     const size_t full = s->n_across / TKV_GROUP;
     const uint8_t *codes = page + l * s->line_bytes, *params = page + s->params_at + 2 * l;
-    float least[MAX_GROUPS], delta[MAX_GROUPS];
-    for (size_t g = 0; g < MAX_GROUPS; g++) {
-        least[g] = tkv_get_half(params);
-        delta[g] = tkv_get_half(params + 2 * s->n_lines);
-    }
+    float least[MAX_GROUPS], delta[MAX_GROUPS]; /* the same for every group of the line */
+    least[0] = tkv_get_half(params);
+    delta[0] = tkv_get_half(params + 2 * s->n_lines);
+    for (size_t g = 1; g < full; g++)
+        least[g] = least[0], delta[g] = delta[0];
     env->kernels->kivi_groups(codes, least, delta, full, s->bits, x);
     if (full * TKV_GROUP < s->n_across)
         tkv_group_values(codes + full * TKV_GROUP * s->bits / 8, s->n_across - full * TKV_GROUP,
@@ -342,6 +342,7 @@ static void decode(const struct tkv_codec_env *env, uint32_t bits, const uint8_t
         .summary = "rotation, both axes of a page evened out, codes of " #bits " bits",            \
         .id = wire_id,                                                                             \
         .caps = TKV_CAP_ROTATES | TKV_CAP_WHOLE_PAGE,                                              \
+        .code_bits = 16 * (bits),                                                                  \
         .supports = supports,                                                                      \
         .page_bytes = page_bytes_##bits,                                                           \
         .scratch_bytes = scratch_bytes,                                                            \

@@ -167,6 +167,7 @@ const struct tkv_codec_ops tkv_codec_qjl = {
     .summary = "keys only: signs of 2 projections a channel, and the norm",
     .id = 17,
     .caps = TKV_CAP_ROTATES | TKV_CAP_IDEMPOTENT | TKV_CAP_KEYS_ONLY,
+    .code_bits = 16 * 2,
     .planes = 1,
     .supports = supports,
     .page_bytes = page_bytes,
