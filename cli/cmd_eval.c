@@ -9,7 +9,8 @@
 #include "eval.h"
 
 /* The parts, in the order in which they run and their keys stand in the results. */
-static const struct eval_part_ops *const part_ops[] = {&eval_text_ops, &eval_recall_ops, &eval_layers_ops};
+static const struct eval_part_ops *const part_ops[] = {
+    &eval_text_ops, &eval_greedy_ops, &eval_recall_ops, &eval_visual_ops, &eval_layers_ops};
 
 enum {
     N_PARTS = sizeof(part_ops) / sizeof(part_ops[0])
@@ -21,9 +22,24 @@ static const char about[] = "Compares caches with stock llama.cpp's own f16 cach
                             "through the real plug-in and strictly:\n"
                             "a query reads exact values only within sink and tail.";
 
+static int check_parts(const struct eval_options *o)
+{
+    if (!o->text && !o->recall && !o->visual)
+        return cli_misuse("eval", "give --text FILE, --recall FILE, --visual BASE or several");
+    if (o->n_greedy > 0 && !o->text)
+        return cli_misuse("eval", "--greedy takes its prompts from --text FILE, which is missing");
+    if (o->layers && !o->text)
+        return cli_misuse("eval", "--layers needs --text FILE");
+    if (o->n_greedy > 0 && o->n_greedy_tokens >= o->n_ctx)
+        return cli_misuse("eval", "--greedy-tokens %lld leaves no room for prompts in --ctx %lld",
+                          (long long)o->n_greedy_tokens, (long long)o->n_ctx);
+    return CLI_OK;
+}
+
 static int parse_options(struct eval_options *o, int argc, char **argv)
 {
-    *o = (struct eval_options){.n_ctx = 2048, .n_chunks = 10, .n_ubatch = SESSION_UBATCH};
+    *o = (struct eval_options){
+        .n_ctx = 2048, .n_chunks = 10, .n_ubatch = SESSION_UBATCH, .n_greedy_tokens = 64};
     const struct cli_option options[] = {
         {"model", 'm', CLI_TEXT, &o->model, "FILE", "GGUF model", 0, 0, false},
         {"kv", 0, CLI_LIST, &o->kv, "SPEC",
@@ -32,6 +48,12 @@ static int parse_options(struct eval_options *o, int argc, char **argv)
         {"text", 0, CLI_TEXT, &o->text, "FILE", "text to score", 0, 0, false},
         {"recall", 0, CLI_TEXT, &o->recall, "FILE",
          "questions to ask: JSON lines of context and questions", 0, 0, false},
+        {"visual", 0, CLI_TEXT, &o->visual, "BASE",
+         "pictures to ask about: embeddings in BASE.npy, questions in BASE.json", 0, 0, false},
+        {"greedy", 0, CLI_COUNT, &o->n_greedy, "N",
+         "compare what is written after N prompts from the text", 1, 1 << 20, false},
+        {"greedy-tokens", 0, CLI_COUNT, &o->n_greedy_tokens, "T",
+         "tokens to write after each, within --ctx (64)", 1, 1 << 20, false},
         {"layers", 0, CLI_FLAG, &o->layers, NULL,
          "errors of every layer, on one window of the text", 0, 0, false},
         {"ctx", 'c', CLI_COUNT, &o->n_ctx, "N", "tokens of a window of the text (2048)", 16,
@@ -51,11 +73,8 @@ static int parse_options(struct eval_options *o, int argc, char **argv)
         return -1 - cli_misuse("eval", "what is '%s'?", argv[first]);
     if (!o->model)
         return -1 - cli_misuse("eval", "-m MODEL is missing");
-    if (!o->text && !o->recall)
-        return -1 - cli_misuse("eval", "give --text FILE, --recall FILE or both");
-    if (o->layers && !o->text)
-        return -1 - cli_misuse("eval", "--layers needs --text FILE");
-    return first;
+    int rc = check_parts(o);
+    return rc == CLI_OK ? first : -1 - rc;
 }
 
 /* The spec with strict=1, in canonical form. */

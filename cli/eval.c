@@ -43,6 +43,8 @@ static void add_held(struct eval_held *sum, const struct eval_held *more)
     sum->exact_pages += more->exact_pages;
     sum->tables += more->tables;
     sum->plain += more->plain;
+    sum->visual_values += more->visual_values;
+    sum->visual_bytes += more->visual_bytes;
     sum->exact += more->exact;
     sum->read += more->read;
     sum->n_measured += more->n_measured;
@@ -357,5 +359,11 @@ int eval_add_held(struct eval *e, const struct eval_row *row, struct llama_conte
     /* What the plug-in could not code counts as the f16 that it is. */
     held->plain += (double)st.plain_bytes;
     held->n_values += (double)st.n_values + (double)st.plain_bytes / 2;
+    /* Page tables serve all rows alike. */
+    held->visual_values += (double)st.visual_values;
+    if (st.visual_values > 0)
+        held->visual_bytes += (double)st.visual_bytes + (double)st.meta_bytes *
+                                                            (double)st.visual_values /
+                                                            (double)st.n_values;
     return rc;
 }

@@ -22,9 +22,9 @@ struct eval_part;
 /* What the command line asks for. */
 struct eval_options {
     struct cli_common common;
-    const char *model, *text, *recall, *out;
+    const char *model, *text, *recall, *visual, *out;
     struct cli_list kv, stock;
-    int64_t n_ctx, n_chunks, n_ubatch;
+    int64_t n_ctx, n_chunks, n_ubatch, n_greedy, n_greedy_tokens;
     bool layers;
 };
 
@@ -43,6 +43,7 @@ struct eval_held {
     double n_contexts;
     double n_values;
     double codes, side, exact_pages, tables, plain; /* bytes; side: scales, means, headers */
+    double visual_values, visual_bytes;             /* of these, what visual rows are and take */
     double exact, read, n_measured; /* fractions, weighted by the rows they are means of */
     double forward_seconds;         /* inside llama.cpp */
 };
@@ -189,6 +190,10 @@ void eval_add_interval(struct cJSON *json, const char *key, struct stats_interva
 
 extern const struct eval_part_ops eval_text_ops;
 
+/* The tokens of a text file that has at least n_ctx of them; freed with free(). CLI_OK, or CLI_DATA
+ * after a line on stderr. */
+int eval_read_text(struct session *s, const char *path, size_t n_ctx, struct session_tokens *out);
+
 /* Scores `n_windows` windows of `n_ctx` tokens as llama-perplexity does: BOS first, second half
  * scored. Borrows the tokens. */
 void eval_text_set(struct eval_part *part, const struct session_tokens *text, size_t n_ctx,
@@ -241,5 +246,13 @@ void eval_recall_add_places(const struct eval *e, const struct eval_part *part,
 
 void recall_free(struct recall_set *set);
 size_t recall_item_tokens(const struct recall_item *item);
+
+/* ---- eval_visual.c: questions about pictures that come as embeddings ------------------------- */
+
+extern const struct eval_part_ops eval_visual_ops;
+
+/* ---- eval_greedy.c: how long a cache keeps to the text that the f16 cache writes -------------- */
+
+extern const struct eval_part_ops eval_greedy_ops;
 
 #endif

@@ -32,6 +32,25 @@ static void add_text(cJSON *json, const char *key, const char *text)
 
 /* ---- JSON ----------------------------------------------------------------------------------- */
 
+static double held_bytes(const struct eval_held *h)
+{
+    return h->codes + h->side + h->exact_pages + h->tables + h->plain;
+}
+
+/* What a row's visual tokens take, where they are coded in their own way. */
+static struct eval_held visual_sizes(const struct eval *e, const struct eval_row *row)
+{
+    struct eval_held held = {0};
+    tkv_spec spec;
+    if (!row->cache.spec || tkv_spec_parse(row->cache.spec, &spec, NULL) != TKV_OK ||
+        (!spec.visual_k.id && !spec.visual_v.id))
+        return held;
+    for (size_t i = 0; i < e->n_parts; i++)
+        if (e->parts[i].ops == &eval_visual_ops)
+            held = eval_held_in(e, &e->parts[i], row);
+    return held;
+}
+
 /* Sizes are of the first part that ran: contexts of different lengths do not mix. */
 static struct eval_held sizes_of(const struct eval *e, const struct eval_row *row)
 {
@@ -41,14 +60,24 @@ static struct eval_held sizes_of(const struct eval *e, const struct eval_row *ro
     return held;
 }
 
+/* Of visual tokens alone, where the row has codecs for them or nothing else was asked for. */
+static double bits_per_value(const struct eval *e, const struct eval_row *row)
+{
+    struct eval_held held = visual_sizes(e, row);
+    if (held.n_contexts == 0)
+        held = sizes_of(e, row);
+    if (held.visual_values > 0)
+        return 8 * held.visual_bytes / held.visual_values;
+    return ratio(8 * held_bytes(&held), held.n_values);
+}
+
 static void add_sizes(const struct eval *e, const struct eval_row *row, cJSON *json)
 {
     struct eval_held held = sizes_of(e, row);
-    double bytes = held.codes + held.side + held.exact_pages + held.tables + held.plain;
     double contexts_mib = held.n_contexts * (1 << 20);
-    cli_json_number(json, "bits_per_value", ratio(8 * bytes, held.n_values));
+    cli_json_number(json, "bits_per_value", bits_per_value(e, row));
     cli_json_number(json, "book_mib", 0);
-    cli_json_number(json, "kv_mib", ratio(bytes, contexts_mib));
+    cli_json_number(json, "kv_mib", ratio(held_bytes(&held), contexts_mib));
     cJSON *breakdown = cli_json_object(json, "breakdown");
     cli_json_number(breakdown, "codes_mib", ratio(held.codes, contexts_mib));
     cli_json_number(breakdown, "side_mib", ratio(held.side, contexts_mib));
@@ -122,6 +151,9 @@ static void add_floor(const struct eval *e, cJSON *root)
     cli_json_number(json, "kld_p99", f.kld_p99);
     cli_json_number(json, "kld_p999", f.kld_p999);
     cli_json_number(json, "same_top1", f.same_top.mean);
+    for (size_t i = 0; i < e->n_parts; i++)
+        if (e->parts[i].ops == &eval_greedy_ops)
+            eval_greedy_ops.add_json(e, &e->parts[i], floor_row(e), json);
 }
 
 static void add_below_floor(const struct eval *e, const struct eval_row *row, cJSON *json)
@@ -203,6 +235,8 @@ static const struct column {
     {"top5_overlap", "top 5", 4},
     {"recall", "recall", 4},
     {"recall_f16", "recall f16", 4},
+    {"visual", "visual", 4},
+    {"visual_f16", "visual f16", 4},
 };
 
 enum {

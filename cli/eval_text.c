@@ -31,6 +31,21 @@ void eval_text_set(struct eval_part *part, const struct session_tokens *text, si
     part->state = st;
 }
 
+int eval_read_text(struct session *s, const char *path, size_t n_ctx, struct session_tokens *out)
+{
+    size_t n_bytes;
+    char *text = cli_read_text(path, &n_bytes);
+    if (!text)
+        return CLI_DATA;
+    int rc = session_tokenize(s, text, n_bytes, true, out);
+    free(text);
+    if (rc == CLI_OK && out->n < n_ctx)
+        rc = cli_fail(
+            "%s has %zu tokens, less than one window; take a longer text or a smaller --ctx", path,
+            out->n);
+    return rc;
+}
+
 static int load(struct eval *e, struct eval_part *part, const struct eval_options *o)
 {
     if (!o->text)
@@ -38,15 +53,12 @@ static int load(struct eval *e, struct eval_part *part, const struct eval_option
     int rc = eval_check_length(e, (size_t)o->n_ctx, "--ctx");
     if (rc != CLI_OK)
         return rc;
-    size_t n_bytes;
-    char *text = cli_read_text(o->text, &n_bytes);
-    if (!text)
-        return CLI_DATA;
-    struct session_tokens tokens;
-    rc = session_tokenize(e->session, text, n_bytes, true, &tokens);
-    free(text);
-    if (rc != CLI_OK)
+    struct session_tokens tokens = {0};
+    rc = eval_read_text(e->session, o->text, (size_t)o->n_ctx, &tokens);
+    if (rc != CLI_OK) {
+        free(tokens.ids);
         return rc;
+    }
     size_t n_windows = tokens.n / (size_t)o->n_ctx;
     if (n_windows > (size_t)o->n_chunks)
         n_windows = (size_t)o->n_chunks;
@@ -56,11 +68,7 @@ static int load(struct eval *e, struct eval_part *part, const struct eval_option
     st->text = &st->own;
     eval_identify(e, &st->n_ctx, sizeof(st->n_ctx));
     eval_identify(e, tokens.ids, n_windows * st->n_ctx * sizeof(*tokens.ids));
-    if (n_windows > 0)
-        return CLI_OK;
-    return cli_fail(
-        "%s has %zu tokens, less than one window; take a longer text or a smaller --ctx", o->text,
-        tokens.n);
+    return CLI_OK;
 }
 
 static void free_state(struct eval_part *part)

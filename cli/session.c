@@ -85,13 +85,9 @@ void session_free(struct session *s, struct llama_context *ctx)
         s->llama->api.llama_free(ctx);
 }
 
-/* One llama_decode(); `outputs` marks the rows whose logits are wanted. */
-static int decode_batch(struct session *s, struct llama_context *ctx, const llama_token *ids,
-                        size_t n, int8_t *outputs)
+/* One llama_decode(). */
+static int decode_batch(struct session *s, struct llama_context *ctx, struct llama_batch batch)
 {
-    /* llama_batch has no const; llama_decode() does not write to the tokens. */
-    struct llama_batch batch = {
-        .n_tokens = (int32_t)n, .token = (llama_token *)ids, .logits = outputs};
     if (is_stopped(s))
         return CLI_STOPPED;
     cli_llama_error(true);
@@ -107,6 +103,16 @@ static int decode_batch(struct session *s, struct llama_context *ctx, const llam
     return cli_fail("llama.cpp cannot decode (%d)%s%s", rc, *why ? ": " : "", why);
 }
 
+/* n tokens; `outputs` marks those whose logits are wanted. */
+static int decode_ids(struct session *s, struct llama_context *ctx, const llama_token *ids,
+                      size_t n, int8_t *outputs)
+{
+    /* llama_batch has no const; llama_decode() does not write to the tokens. */
+    const struct llama_batch batch = {
+        .n_tokens = (int32_t)n, .token = (llama_token *)ids, .logits = outputs};
+    return decode_batch(s, ctx, batch);
+}
+
 int session_decode(struct session *s, struct llama_context *ctx, const llama_token *ids, size_t n,
                    session_logits_fn fn, void *user)
 {
@@ -115,7 +121,7 @@ int session_decode(struct session *s, struct llama_context *ctx, const llama_tok
     int rc = CLI_OK;
     for (size_t i = 0; i < n && rc == CLI_OK; i += s->n_ubatch) {
         size_t n_batch = n - i < s->n_ubatch ? n - i : s->n_ubatch;
-        rc = decode_batch(s, ctx, ids + i, n_batch, outputs);
+        rc = decode_ids(s, ctx, ids + i, n_batch, outputs);
         if (rc == CLI_OK && fn)
             fn(user, s->llama->api.llama_get_logits(ctx), i, n_batch);
     }
@@ -129,9 +135,27 @@ int session_decode_last(struct session *s, struct llama_context *ctx, const llam
     int8_t wanted = 1;
     int rc = session_decode(s, ctx, ids, n - 1, NULL, NULL);
     if (rc == CLI_OK)
-        rc = decode_batch(s, ctx, ids + n - 1, 1, &wanted);
+        rc = decode_ids(s, ctx, ids + n - 1, 1, &wanted);
     if (rc == CLI_OK)
         *logits = s->llama->api.llama_get_logits_ith(ctx, -1);
+    return rc;
+}
+
+int session_decode_embeddings(struct session *s, struct llama_context *ctx, const float *rows,
+                              size_t n)
+{
+    size_t n_embd = (size_t)s->llama->api.llama_model_n_embd_inp(s->model);
+    int8_t *outputs = cli_alloc(s->n_ubatch, 1);
+    int rc = CLI_OK;
+    for (size_t i = 0; i < n && rc == CLI_OK; i += s->n_ubatch) {
+        const struct llama_batch batch = {
+            .n_tokens = (int32_t)(n - i < s->n_ubatch ? n - i : s->n_ubatch),
+            .embd = (float *)rows + i * n_embd,
+            .logits = outputs,
+        };
+        rc = decode_batch(s, ctx, batch);
+    }
+    free(outputs);
     return rc;
 }
 

@@ -59,6 +59,11 @@ int session_decode(struct session *s, struct llama_context *ctx, const llama_tok
 int session_decode_last(struct session *s, struct llama_context *ctx, const llama_token *ids,
                         size_t n, const float **logits);
 
+/* Decodes n embeddings, of the model's input size, after what is in the context: a picture's, as
+ * libmtmd feeds them. */
+int session_decode_embeddings(struct session *s, struct llama_context *ctx, const float *rows,
+                              size_t n);
+
 /* Tokens of a text, BOS first when asked and the model wants it. */
 int session_tokenize(struct session *s, const char *text, size_t n_bytes, bool bos,
                      struct session_tokens *out);
