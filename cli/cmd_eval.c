@@ -64,7 +64,7 @@ static int parse_options(struct eval_options *o, int argc, char **argv)
         {"output", 'o', CLI_TEXT, &o->out, "FILE",
          "write JSON there; a run that is cut goes on from FILE.partial", 0, 0, false},
     };
-    const struct cli_syntax syntax = {"eval", "-m MODEL [--text FILE] [--recall FILE] [options]",
+    const struct cli_syntax syntax = {"eval", "-m MODEL [--text FILE] [--recall FILE] [--visual BASE] [options]",
                                       about, options, sizeof(options) / sizeof(options[0])};
     int first = cli_parse(&syntax, &o->common, argc, argv);
     if (first < 0)

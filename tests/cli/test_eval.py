@@ -18,7 +18,8 @@ ROOT = ["tightkv", "run", "model", "weights", "text", "n_ctx", "n_windows", "for
 KEYS = ["kv", "spec", "bits_per_value", "book_mib", "kv_mib", "breakdown", "exact_fraction", "read_fraction",
         "ppl", "ppl_se", "ppl_f16", "ppl_change", "ppl_change_ci", "kld_mean", "kld_ci", "kld_median", "kld_p99", "kld_p999",
         "kld_max", "same_top1", "same_top1_ci", "top5_overlap", "by_position", "below_floor",
-        "recall", "recall_f16", "recall_ci", "n_questions", "recall_by_depth", "recall_by_distance", "layers"]
+        "greedy", "recall", "recall_f16", "recall_ci", "n_questions", "recall_by_depth", "recall_by_distance",
+        "visual", "visual_f16", "visual_ci", "n_answers", "layers"]
 
 
 def recall_item():
