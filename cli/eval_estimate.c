@@ -1,17 +1,19 @@
 /* How long an evaluation will take: a few tokens through every cache before it starts.
  *
  * A token costs the same everywhere but for attention, which grows with its depth: time per
- * token is a line in the depth. Two batches, one after the other, give the line, and a few single
- * tokens behind them the price of decoding one by one. */
+ * token is a line in the depth. Two runs of batches, one behind the other, give the line, and a
+ * few single tokens behind them the price of decoding one by one. The fastest batch of a run
+ * counts: others may have had to share the processors. */
 #include <math.h>
 #include <stdlib.h>
 
 #include "eval.h"
 
 enum {
-    MIN_TOKENS = 4096,
-    SHARE = 32,
+    MIN_TOKENS = 8192, /* less is done soon */
+    SHARE = 16,        /* of all tokens, at most */
     MAX_PROBE = 1024,
+    N_STEPS = 2,
     N_SINGLE = 2
 };
 
@@ -21,26 +23,30 @@ struct eval_cost {
     double deeper;  /* more for every token of depth */
 };
 
-static int timed(struct eval *e, struct llama_context *ctx, const llama_token *ids, size_t n,
+/* Seconds a token of the fastest of n_steps batches of n_step tokens. */
+static int timed(struct eval *e, struct llama_context *ctx, const llama_token *ids, size_t n_steps,
                  size_t n_step, double *seconds)
 {
-    double before = e->session->decode_seconds;
     int rc = CLI_OK;
-    for (size_t i = 0; i < n && rc == CLI_OK; i += n_step)
-        rc = session_decode(e->session, ctx, ids + i, n_step, NULL, NULL);
-    *seconds = (e->session->decode_seconds - before) / (double)n;
+    *seconds = INFINITY;
+    for (size_t i = 0; i < n_steps && rc == CLI_OK; i++) {
+        double before = e->session->decode_seconds;
+        rc = session_decode(e->session, ctx, ids + i * n_step, n_step, NULL, NULL);
+        *seconds = fmin(*seconds, (e->session->decode_seconds - before) / (double)n_step);
+    }
     return rc;
 }
 
-/* `ids` are 2 * n_half + N_SINGLE. */
-static int probe(struct eval *e, const struct eval_row *row, const llama_token *ids, size_t n_half,
+/* `ids` are 2 * N_STEPS * n_step + N_SINGLE. */
+static int probe(struct eval *e, const struct eval_row *row, const llama_token *ids, size_t n_step,
                  struct eval_cost *cost)
 {
+    size_t n_half = N_STEPS * n_step;
     double shallow, deep, single;
     struct llama_context *ctx = eval_context(e, row, 2 * n_half + N_SINGLE);
-    int rc = ctx ? timed(e, ctx, ids, n_half, n_half, &shallow) : CLI_DATA;
+    int rc = ctx ? timed(e, ctx, ids, N_STEPS, n_step, &shallow) : CLI_DATA;
     if (rc == CLI_OK)
-        rc = timed(e, ctx, ids + n_half, n_half, n_half, &deep);
+        rc = timed(e, ctx, ids + n_half, N_STEPS, n_step, &deep);
     if (rc == CLI_OK)
         rc = timed(e, ctx, ids + 2 * n_half, N_SINGLE, 1, &single);
     session_free(e->session, ctx);
@@ -94,9 +100,9 @@ int eval_estimate(struct eval *e)
     struct eval_cost cold; /* the weights come from the disk once */
     int rc = probe(e, NULL, ids, 1, &cold);
     if (rc == CLI_OK)
-        rc = probe(e, NULL, ids, n_probe / 2, &e->costs[0]);
+        rc = probe(e, NULL, ids, n_probe / (2 * N_STEPS), &e->costs[0]);
     for (size_t i = 0; i < e->n_rows && rc == CLI_OK; i++) {
-        rc = probe(e, &e->rows[i], ids, n_probe / 2, &e->costs[1 + i]);
+        rc = probe(e, &e->rows[i], ids, n_probe / (2 * N_STEPS), &e->costs[1 + i]);
         rc = eval_row_failed(&e->rows[i], rc);
     }
     free(ids);
