@@ -126,13 +126,16 @@ static tkv_status ask_sampled(struct pass *p, size_t first, size_t n)
 
 static tkv_status run_batches(struct pass *p)
 {
+    /* As many as a cache learns from. */
+    size_t n_first = (size_t)p->spec->sink + p->spec->tail;
     size_t n = p->probe->layer->n_q;
     tkv_status status = TKV_OK;
+    n_first = n_first > TKV_PAGE_TOKENS ? n_first : TKV_PAGE_TOKENS;
     for (size_t at = 0; at < n && status == TKV_OK; at += BATCH) {
         size_t n_batch = n - at < BATCH ? n - at : BATCH;
         status = write_rows(p, at, n_batch);
         if (status == TKV_OK && at == 0)
-            status = ask(p, 0, 1, n_batch, p->unused);
+            status = ask(p, 0, 1, n_first < n_batch ? n_first : n_batch, p->unused);
         if (status == TKV_OK)
             status = ask_sampled(p, at, n_batch);
         if (status == TKV_OK)

@@ -13,6 +13,7 @@
     }
 
 NEEDS_LLAMA(eval, "eval")
+NEEDS_LLAMA(advise, "advise")
 NEEDS_LLAMA(demo, "demo")
 NEEDS_LLAMA(bench_model, "bench model")
 NEEDS_LLAMA(estimate, "estimate")
