@@ -100,6 +100,12 @@ def lines_of(result):
     return [{**beside, **row} for row in result["rows"]] if "rows" in result else [beside]
 
 
+def floor_of(result, columns):
+    """What f16 through the plug-in differs from stock: a line of its own below every table of divergences."""
+    floor = result.get("noise_floor")
+    return [{"kv": "noise floor", **floor}] if floor and "kld" in columns else []
+
+
 def cell(column, line):
     _, key, text = COLUMNS[column]
     try:
@@ -123,7 +129,8 @@ def select(results, patterns):
 
 def table(results, patterns, columns):
     columns = [c.strip() for c in columns.split(",")]
-    rows = [[cell(c, line) for c in columns] for result in select(results, patterns) for line in lines_of(result)]
+    lines = [line for result in select(results, patterns) for line in lines_of(result) + floor_of(result, columns)]
+    rows = [[cell(c, line) for c in columns] for line in lines]
     head = [[COLUMNS[c][0] for c in columns], ["---"] * len(columns)]
     return "\n".join("| " + " | ".join(row) + " |" for row in head + rows).replace("| --- ", "|---").replace("|--- |", "|---|")
 

@@ -144,6 +144,31 @@ export function tip(title, lines) {
   );
 }
 
+// The noise floor across a chart; with `bottom` what lies under it is shaded.
+export function floorLine(floor, colours, bottom) {
+  const shaded = [[{ yAxis: bottom }, { yAxis: floor }]];
+  return {
+    type: "line",
+    silent: true,
+    data: [],
+    z: 2,
+    tooltip: { show: false },
+    markLine: {
+      silent: true,
+      symbol: "none",
+      precision: 20, // markers are rounded to 2 digits otherwise
+      lineStyle: { color: colours.muted, type: "dashed" },
+      data: [{ yAxis: floor }],
+      label: { formatter: "noise floor", position: "insideEndTop", color: colours.muted },
+    },
+    markArea: {
+      silent: true,
+      itemStyle: { color: colours.muted, opacity: 0.08 },
+      data: bottom === undefined ? [] : shaded,
+    },
+  };
+}
+
 export const plus = "path://M-5,-1.5H-1.5V-5H1.5V-1.5H5V1.5H1.5V5H-1.5V1.5H-5Z";
 
 // Vertical bars from low to high with caps: data are [x, low, high] with a colour each.

@@ -32,24 +32,24 @@ export function select(options, chosen, onchange) {
   return element;
 }
 
-// A table that sorts when a heading is pressed. A column: { title, hint, value(row), text(value,
-// row), note(row) }. Cells carry the exact value for sorting.
-export function table(columns, rows, attributes = {}, describe = () => ({})) {
+// A table that sorts when a heading is pressed. A column: { title, hint, value(row),
+// text(value, row), note(row) }. Cells carry the exact value for sorting; `foot` rows stay below.
+export function table(columns, rows, { describe = () => ({}), foot = [], ...attributes } = {}) {
   const head = columns.map((c) =>
     h("th", { scope: "col", title: c.hint, class: c.words ? "words" : null }, c.title),
   );
-  const body = rows.map((row) =>
+  const line = (row) =>
     h(
       "tr",
       describe(row),
       columns.map((column) => cell(column, row)),
-    ),
-  );
+    );
   const made = h(
     "table",
     { class: "sortable asc n-last", ...attributes },
     h("thead", {}, h("tr", {}, head)),
-    h("tbody", {}, body),
+    h("tbody", {}, rows.map(line)),
+    foot.length ? h("tfoot", {}, foot.map(line)) : null,
   );
   enhanceSortableAccessibility([made]);
   return h("div", { class: "scroll" }, made);

@@ -1,6 +1,6 @@
 // What settings are called on the page, and which family each belongs to.
 
-export const families = ["preset", "turbo", "polar", "kivi", "plain", "other", "stock"];
+export const families = ["preset", "turbo", "polar", "kivi", "plain", "kvarn", "other", "stock"];
 
 export const familyLabels = {
   preset: "presets",
@@ -8,6 +8,7 @@ export const familyLabels = {
   polar: "polar",
   kivi: "kivi",
   plain: "q8, f16, bf16",
+  kvarn: "kvarn",
   other: "others",
   stock: "stock llama.cpp",
 };

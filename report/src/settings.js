@@ -132,7 +132,11 @@ export function settingsTable() {
       );
     section.hidden = dataset.rows.length === 0;
     body.replaceChildren(
-      table(shown, dataset.rows, { id: "settings-table" }, (r) => ({ "data-kv": r.kv })),
+      table(shown, dataset.rows, {
+        id: "settings-table",
+        describe: (r) => ({ "data-kv": r.kv }),
+        foot: dataset.floor ? [{ name: "noise floor", ...dataset.floor }] : [],
+      }),
       sourcesOf(dataset.rows.map((r) => r.source)) ?? "",
     );
   }

@@ -68,9 +68,17 @@ function worse(dataset, row) {
       : null,
     `Divergence from f16 ${roughKld(row.kld_mean)}${q4?.kld_mean > 0 ? `, stock q4_0 ${roughKld(q4.kld_mean)}` : ""}` +
       `${Number.isFinite(row.ppl_change) ? `; perplexity ${signedPercent(row.ppl_change)}` : ""}.`,
-    row.below_floor ? "That is not above the noise floor: no loss could be measured." : null,
+    row.below_floor
+      ? "That is not above the noise floor: no loss could be measured."
+      : floorSentence(dataset.floor),
     recallSentence(row),
   );
+}
+
+function floorSentence(floor) {
+  return Number.isFinite(floor?.kld_mean)
+    ? `Noise floor, f16 through the same path: ${roughKld(floor.kld_mean)}.`
+    : null;
 }
 
 function recallSentence(row) {

@@ -88,6 +88,8 @@ class Numbers(Page):
         shown = self.table("#settings-table")
         order = self.js("return [...document.querySelectorAll('#settings-table tbody tr')].map((row) => row.dataset.kv)")
         self.assertEqual(set(order), set(rows))
+        foot = self.js("return [...document.querySelectorAll('#settings-table tfoot td')].map((cell) => cell.dataset.sort)")
+        self.assertLessEqual({"noise floor", "0.000001", "0.9995"}, set(foot))
         for kv, cells in zip(order, shown):
             for title, key in COLUMNS.items():
                 self.sees(cells[title], rows[kv][key], f"{kv} {key}")

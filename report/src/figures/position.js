@@ -1,6 +1,7 @@
 // How the error grows along the context.
-import { axis, base, legendHeight, logAxis, tip } from "../chart.js";
+import { axis, base, floorLine, legendHeight, logAxis, tip } from "../chart.js";
 import { kld, percent, tokens } from "../format.js";
+import { floorNote } from "./quality.js";
 import { firstShown, lineSeries, styles } from "./lines.js";
 
 const measures = {
@@ -31,10 +32,11 @@ export const position = {
       )
       .filter((b) => Number.isFinite(b.value));
     return {
-      ...chart(settings, rows, measure, colours),
+      ...chart(settings, rows, measure, dataset.floor?.[picked.measure], colours),
       columns: columns(measure),
       rows,
       sources: settings.map((r) => r.source),
+      note: floorNote(dataset, settings),
     };
   },
 };
@@ -49,7 +51,7 @@ function columns(measure) {
   ];
 }
 
-function chart(settings, rows, measure, colours) {
+function chart(settings, rows, measure, floor, colours) {
   const look = styles(settings, colours);
   const parts = [...new Set(rows.map((b) => b.first))].sort((a, b) => a - b);
   const top = legendHeight(
@@ -86,7 +88,9 @@ function chart(settings, rows, measure, colours) {
       ),
     ),
   };
+  if (floor > 0) option.series.push(floorLine(floor, colours));
   option.legend.selected = firstShown(settings);
+  option.legend.data = settings.map((s) => s.name);
   option.tooltip.formatter = ({ seriesName, name, value }) =>
     tip(seriesName, [
       ["from token", name],

@@ -1,5 +1,15 @@
 // Divergence against bits: every setting of a dataset on one chart.
-import { axis, base, decades, errorBars, legendHeight, logAxis, plus, tip } from "../chart.js";
+import {
+  axis,
+  base,
+  decades,
+  floorLine,
+  errorBars,
+  legendHeight,
+  logAxis,
+  plus,
+  tip,
+} from "../chart.js";
 import { kld, percent, range, signedPercent } from "../format.js";
 import { families, familyLabels } from "../names.js";
 
@@ -11,7 +21,8 @@ const symbols = {
   polar: "diamond",
   kivi: "roundRect",
   plain: plus,
-  other: "pin",
+  kvarn: "pin",
+  other: "arrow",
   stock: "rect",
 };
 
@@ -48,7 +59,7 @@ const columns = [
   { title: "to", value: (r) => r.kld_ci?.[1], text: kld },
 ];
 
-function floorNote(dataset, rows) {
+export function floorNote(dataset, rows) {
   const floor = dataset.floor?.kld_mean;
   if (!Number.isFinite(floor)) return "The noise floor was not measured here.";
   const below = rows.filter((r) => r.below_floor).map((r) => r.name);
@@ -101,7 +112,7 @@ function option(dataset, rows, colours) {
       ...present.map((f) => familySeries(f, rows, drawn, x.min + 0.6 * (x.max - x.min), colours)),
     ],
   };
-  if (floor > 0) made.series.push(floorMark(floor, y.min, colours));
+  if (floor > 0) made.series.push(floorLine(floor, colours, y.min));
   made.legend.data = present.map((f) => familyLabels[f]);
   made.tooltip.formatter = ({ data }) => settingTip(data.row);
   return made;
@@ -153,29 +164,6 @@ function frontier(rows, drawn, colours) {
     tooltip: { show: false },
     lineStyle: { color: colours.muted, width: 1, opacity: 0.6 },
     data: best.map((r) => [r.bits_per_value, drawn(r.kld_mean)]),
-  };
-}
-
-function floorMark(floor, bottom, colours) {
-  return {
-    type: "line",
-    silent: true,
-    data: [],
-    z: 2,
-    tooltip: { show: false },
-    markLine: {
-      silent: true,
-      symbol: "none",
-      precision: 20,
-      lineStyle: { color: colours.muted, type: "dashed" },
-      data: [{ yAxis: floor }],
-      label: { formatter: "noise floor", position: "insideEndTop", color: colours.muted },
-    },
-    markArea: {
-      silent: true,
-      itemStyle: { color: colours.muted, opacity: 0.08 },
-      data: [[{ yAxis: bottom }, { yAxis: floor }]],
-    },
   };
 }
 
