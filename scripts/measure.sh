@@ -11,6 +11,7 @@ cd "$(dirname "$0")/.."
 
 tightkv=build/bin/tightkv
 MODEL=${MODEL:-models/tightkv-lm-46m-q4_k_m.gguf}
+TWIN=${TWIN:-build/measure/$(basename "$MODEL" .gguf)-twin-1.gguf}
 EVAL=${EVAL:-}
 OUT=${OUT:-docs/results}
 TEXT=${TEXT:-${EVAL:+$EVAL/wikitext2-raw-test.txt}}
@@ -45,12 +46,10 @@ run() {
     fi
 }
 
-# The model with outliers, made once for all the runs on it.
+# The model with outliers, made once for the runs on it.
 make_twin() {
-    [ -z "${TWIN:-}" ] || return 0
-    TWIN=build/measure/$(basename "$MODEL" .gguf)-twin-1.gguf
-    [ -e "$TWIN" ] && return 0
-    mkdir -p build/measure
+    [ ! -e "$TWIN" ] || return 0
+    mkdir -p "$(dirname "$TWIN")"
     "$tightkv" harden "$MODEL" "$TWIN.new" --seed 1 && mv "$TWIN.new" "$TWIN"
 }
 
