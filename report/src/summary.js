@@ -3,6 +3,7 @@ import { choices, spokenOf } from "./choice.js";
 import { modelName } from "./data.js";
 import { code, h } from "./dom.js";
 import { mib, percent, roughKld, roughTimes, signedPercent, tokens } from "./format.js";
+import { settingName } from "./names.js";
 
 export function summary(collected) {
   const section = h("section", { id: "summary", class: "cards" });
@@ -105,12 +106,12 @@ function faster(collected, dataset, row) {
           alone,
         )
       : null;
-  const { deep, empty } = bench;
+  const { kv, deep, empty } = bench;
   return card(
     "faster",
     "How much faster?",
     roughTimes(deep.tg_tok_s / deep.stock_tg_tok_s),
-    `decoding with ${tokens(deep.depth)} tokens in the cache`,
+    `decoding with ${tokens(deep.depth)} tokens in the cache, with ${kv}`,
     Number.isFinite(deep.pp_tok_s / deep.stock_pp_tok_s)
       ? `Reading a prompt there: ${roughTimes(deep.pp_tok_s / deep.stock_pp_tok_s)}.`
       : null,
@@ -128,9 +129,10 @@ function deepest(benches, dataset, row) {
     .map((b) => ({ b, rows: b.rows.filter((r) => Number.isFinite(r.tg_tok_s / r.stock_tg_tok_s)) }))
     .filter(({ rows }) => rows.length);
   if (timed.length === 0) return null;
-  const { rows } = timed.sort((x, y) => rank(y.b) - rank(x.b))[0];
+  const { b: bench, rows } = timed.sort((x, y) => rank(y.b) - rank(x.b))[0];
   const sorted = [...rows].sort((x, y) => y.depth - x.depth);
   return {
+    kv: settingName(bench.kv),
     deep: sorted[0],
     empty: sorted.at(-1).depth === 0 && sorted.length > 1 ? sorted.at(-1) : null,
   };
