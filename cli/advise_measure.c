@@ -102,7 +102,7 @@ static int take_figures(const struct eval *e, struct advise_rung **measured)
         measured[i]->measured = true;
         measured[i]->kld = f.kld;
         measured[i]->same_top = f.same_top.mean;
-        measured[i]->ppl_change = exp(f.nll_change.mean) - 1;
+        measured[i]->ppl_change = expm1(f.nll_change.mean);
     }
     return CLI_OK;
 }

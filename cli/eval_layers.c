@@ -144,10 +144,10 @@ static void add_json(const struct eval *e, const struct eval_part *part, const s
     while (at < end) {
         cJSON *layer = cli_json_object(layers, NULL);
         cli_json_number(layer, "layer", *at++);
-        double n_heads = *at++;
+        uint32_t n_heads = (uint32_t)*at++;
         at = add_errors(layer, at);
         cJSON *heads = cli_json_array(layer, "heads");
-        for (double h = 0; h < n_heads; h++)
+        for (uint32_t h = 0; h < n_heads; h++)
             at = add_errors(cli_json_object(heads, NULL), at);
     }
 }
