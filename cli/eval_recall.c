@@ -71,7 +71,8 @@ static int parse_line(struct session *s, const char *text, size_t n, struct reca
 }
 
 /* JSON lines {"context", "questions": [{"prompt", "answer"}]}; `name` is for messages. */
-static int parse_items(struct eval *e, const char *text, const char *name, struct recall_set *out)
+static int parse_items(const struct eval *e, const char *text, const char *name,
+                       struct recall_set *out)
 {
     for (size_t n_line = 1; *text; n_line++) {
         size_t n = strcspn(text, "\n");
@@ -80,17 +81,28 @@ static int parse_items(struct eval *e, const char *text, const char *name, struc
             struct recall_item *item = &out->items[out->n++];
             *item = (struct recall_item){0};
             int rc = parse_line(e->session, text, n, item, name, n_line);
-            if (rc == CLI_OK) {
-                char place[256];
-                snprintf(place, sizeof(place), "%s:%zu", name, n_line);
-                rc = eval_check_length(e, recall_item_tokens(item), place);
-            }
             if (rc != CLI_OK)
                 return rc;
         }
         text += n + (text[n] == '\n');
     }
     return out->n ? CLI_OK : cli_fail("%s holds no items", name);
+}
+
+/* An item whose last questions lie past what the model was trained for still compares caches. */
+static void tell_long_items(const struct eval *e, const char *name, const struct recall_set *set)
+{
+    size_t trained = e->session->n_ctx_train, n = 0, most = 0;
+    for (size_t i = 0; i < set->n; i++) {
+        size_t n_tokens = recall_item_tokens(&set->items[i]);
+        n += trained > 0 && n_tokens > trained;
+        most = n_tokens > most ? n_tokens : most;
+    }
+    if (n > 0)
+        cli_say(e->session->llama->level, CLI_NORMAL,
+                "%s: %zu of %zu items go past the %zu tokens that the model was trained for, up to "
+                "%zu; f16 may miss there too",
+                name, n, set->n, trained, most);
 }
 
 struct answer_check {
@@ -166,6 +178,8 @@ static int load(struct eval *e, struct eval_part *part, const struct eval_option
         return CLI_DATA;
     struct recall_set set = {0};
     int rc = parse_items(e, text, o->recall, &set);
+    if (rc == CLI_OK)
+        tell_long_items(e, o->recall, &set);
     eval_identify(e, text, n_bytes);
     free(text);
     eval_recall_set(part, &set);
