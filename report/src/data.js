@@ -38,23 +38,31 @@ function setting(row, source, floor) {
     family: familyOf(row.kv),
     stock: isStock(row.kv),
     preset: isPreset(row.kv),
-    source,
+    sources: [source],
     floor: floor ?? null,
   };
 }
 
-// Rows of one model, weights, text and context belong together, whichever file they came in.
+// What makes figures comparable. Facts and pictures are read without the text, at sizes of their
+// own, so each file of them is a dataset.
+function keyOf(r) {
+  const parts = [r.model, r.weights, r.text, r.n_ctx, r.n_windows, r.recall_file, r.visual_file];
+  return JSON.stringify(parts.map((part) => part ?? null));
+}
+
+// Rows that are comparable belong together, whichever file they came in.
 function evalDatasets(files) {
   const found = new Map();
   for (const source of files) {
     const r = source.result;
-    const key = JSON.stringify([r.model, r.weights ?? null, r.text ?? null, r.n_ctx ?? null]);
+    const key = keyOf(r);
     if (!found.has(key))
       found.set(key, {
         key,
         label: datasetLabel(r),
         model: r.model,
         nCtx: r.n_ctx ?? null,
+        visualOnly: Boolean(r.visual_file),
         floor: null,
         rows: [],
       });
@@ -65,7 +73,12 @@ function evalDatasets(files) {
   const datasets = [...found.values()];
   for (const dataset of datasets)
     dataset.rows.sort((a, b) => (b.bits_per_value ?? 0) - (a.bits_per_value ?? 0));
-  return datasets.sort((a, b) => b.rows.length - a.rows.length);
+  return datasets.sort((a, b) => diverging(b) - diverging(a) || b.rows.length - a.rows.length);
+}
+
+// What most figures draw: the dataset with most of it is shown first.
+function diverging(dataset) {
+  return dataset.rows.filter((row) => Number.isFinite(row.kld_mean)).length;
 }
 
 // Of a setting measured twice the later run counts; what only the earlier one measured stays.
@@ -76,22 +89,26 @@ function addRow(rows, row) {
     return;
   }
   const [older, newer] = [rows[at], row].sort((a, b) =>
-    runDate(a.source).localeCompare(runDate(b.source)),
+    runDate(a).localeCompare(runDate(b)),
   );
   const measured = Object.entries(newer).filter(
     ([, value]) => value !== null && value !== undefined,
   );
-  rows[at] = { ...older, ...Object.fromEntries(measured) };
+  const sources = [...newer.sources, ...older.sources];
+  rows[at] = { ...older, ...Object.fromEntries(measured), sources };
 }
 
-function runDate(source) {
-  return source.result.run?.date ?? "";
+function runDate(row) {
+  return row.sources[0].result.run?.date ?? "";
 }
 
 function datasetLabel(r) {
   const model = [modelName(r.model), r.weights].filter(Boolean).join(", ");
   const context = r.n_ctx ? `${r.n_ctx.toLocaleString("en-GB")} tokens` : null;
-  return [model, context, r.text].filter(Boolean).join(" · ");
+  const windows = r.n_windows ? `${r.n_windows} window${r.n_windows > 1 ? "s" : ""}` : null;
+  const recall = r.recall_file ? `recall of ${r.recall_file}` : null;
+  const visual = r.visual_file ? `visual tokens of ${r.visual_file}` : null;
+  return [model, context, r.text, windows, recall, visual].filter(Boolean).join(" · ");
 }
 
 // The models of a picker: that of the dataset on show comes first.

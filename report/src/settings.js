@@ -137,7 +137,7 @@ export function settingsTable() {
         describe: (r) => ({ "data-kv": r.kv }),
         foot: dataset.floor ? [{ name: "noise floor", ...dataset.floor }] : [],
       }),
-      sourcesOf(dataset.rows.map((r) => r.source)) ?? "",
+      sourcesOf(dataset.rows.flatMap((r) => r.sources)) ?? "",
     );
   }
   return { section, show };

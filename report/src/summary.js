@@ -34,9 +34,10 @@ function card(id, question, figure, label, ...sentences) {
 
 function smaller(dataset, row) {
   if (!(row.bits_per_value > 0)) return null;
-  const f16 = (row.kv_mib * 16) / row.bits_per_value;
+  // Bits of visual tokens alone say nothing of the whole cache.
+  const f16 = dataset.visualOnly ? NaN : (row.kv_mib * 16) / row.bits_per_value;
   const size =
-    row.kv_mib > 0
+    f16 > 0
       ? `The cache takes ${mib(row.kv_mib)} instead of ${mib(f16)}${dataset.nCtx ? ` at ${tokens(dataset.nCtx)} tokens` : ""}.`
       : null;
   const book =

@@ -65,10 +65,20 @@ def eval_row(rng, n_ctx, kv, bits, kld, same):
 def evaluation(n_ctx):
     rng = random.Random(n_ctx)
     return {"tightkv": "eval", "run": run(f"eval -m {MODEL} --text a-text.txt -c {n_ctx} --json", 431.2), "model": MODEL,
-            "weights": "F16", "text": "a-text.txt", "n_ctx": n_ctx, "n_windows": 6, "forward_seconds": 380,
+            "weights": "F16", "text": "a-text.txt", "recall_file": None, "visual_file": None, "n_ctx": n_ctx, "n_windows": 6,
+            "forward_seconds": 380,
             "noise_floor": {"kld_mean": 1e-6, "kld_ci": [.9e-6, 1.1e-6], "kld_median": 4e-7, "kld_p99": 1e-5, "kld_p999": 3e-5,
                             "same_top1": .9995},
             "rows": [eval_row(rng, n_ctx, *s) for s in SETTINGS[:None if n_ctx < 4096 else 4]]}
+
+
+def questions(kind, file, right):
+    """An evaluation of recall or of visual tokens and nothing else."""
+    row = {key: None for key in evaluation(2048)["rows"][0]}
+    return {**evaluation(2048), "run": run(f"eval -m {MODEL} --{kind} {file} --json"), "text": None, "n_windows": None,
+            "noise_floor": None, f"{kind}_file": file,
+            "rows": [{**row, "kv": "default", "bits_per_value": 4.3, "kv_mib": 7.5, kind: right, f"{kind}_f16": .99,
+                      f"{kind}_ci": [right - .02, right + .02], "n_questions" if kind == "recall" else "n_answers": 100}]}
 
 
 def attend(kv, ctx, speed_up):

@@ -150,11 +150,48 @@ class Numbers(Page):
         self.assertIn("Small loss: default", text)
         self.assertIn("a reason for smallest", text)
 
+    def pick(self, words):
+        """Shows the dataset whose name has these words."""
+        labels = self.js("return [...document.getElementById('dataset').options].map((o) => o.text)")
+        found = [i for i, label in enumerate(labels) if words in label]
+        self.assertEqual(len(found), 1, labels)
+        self.js("const d = document.getElementById('dataset'); d.value = arguments[0]; d.dispatchEvent(new Event('change'))", found[0])
+
+    def test_runs_of_other_files_and_sizes_stay_apart(self):
+        few = report_samples.evaluation(2048)
+        few["n_windows"], few["run"]["date"], few["rows"] = 1, "2026-11-22T12:00:00Z", few["rows"][:1]
+        few["rows"][0]["kld_mean"] = .25
+        self.open({"eval.json": report_samples.evaluation(2048), "few.json": few,
+                   "a.json": report_samples.questions("recall", "near.json", .75),
+                   "b.json": report_samples.questions("recall", "far.json", .5),
+                   "c.json": report_samples.questions("visual", "pictures.json", .25)})
+        kld = self.column_of("KLD mean", "default")
+        self.assertEqual(kld, ["0.0012"])
+        for words, title, expected in ((" 1 window", "KLD mean", "0.25"), ("near.json", "recall", "0.75"),
+                                       ("far.json", "recall", "0.5"), ("pictures.json", "visual", "0.25")):
+            self.pick(words)
+            self.assertEqual(self.column_of(title, "default"), [expected])
+        self.assertNotIn("The cache takes", self.js("return document.getElementById('summary').innerText"))
+        self.assert_silent()
+
+    def column_of(self, title, setting):
+        return [row[title] for row in self.table("#settings-table") if row["setting"] == setting]
+
+    def test_merged_rows_keep_both_sources(self):
+        first, second = report_samples.evaluation(2048), report_samples.evaluation(2048)
+        second["run"].update(command="tightkv eval --greedy", date="2026-11-22T12:00:00Z")
+        first["rows"], second["rows"] = first["rows"][:1], second["rows"][:1]
+        first["rows"][0]["greedy"] = second["rows"][0]["kld_mean"] = None
+        self.open({"first.json": first, "second.json": second})
+        self.assertEqual(self.column_of("KLD mean", "default"), ["0.0012"])
+        sources = self.js("return document.querySelector('#settings .sources').textContent")
+        for result in (first, second):
+            self.assertIn(result["run"]["command"], sources)
+
     def test_another_context(self):
         results = report_samples.all_results()
         self.open(results)
-        self.js("const d = document.getElementById('dataset'); d.value = [...d.options].findIndex((o) => o.text.includes('8,192'));"
-                "d.dispatchEvent(new Event('change'))")
+        self.pick("8,192")
         self.assertEqual(len(self.table("#settings-table")), len(results["eval-8192.json"]["rows"]))
         self.assert_silent()
 

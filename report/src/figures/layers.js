@@ -31,7 +31,7 @@ export const layers = {
       Number.isFinite(c.error),
     );
     if (cells.length === 0) return null;
-    const sources = (one ? [one] : rows).map((r) => r.source);
+    const sources = (one ? [one] : rows).flatMap((r) => r.sources);
     return {
       option: option(cells, colours),
       height: 130 + 26 * new Set(cells.map((c) => c.line)).size,

@@ -13,17 +13,18 @@ export function memory(estimates, datasets) {
       ctx: source.result.ctx,
       mib: row.total_bytes / 2 ** 20,
       bits: row.bits_per_value,
-      source,
+      sources: [source],
     })),
   );
-  const measured = datasets.flatMap((d) =>
+  const whole = datasets.filter((d) => !d.visualOnly);
+  const measured = whole.flatMap((d) =>
     d.rows.map((row) => ({
       model: modelName(d.model),
       kv: row.kv,
       ctx: d.nCtx,
       mib: row.kv_mib,
       bits: row.bits_per_value,
-      source: row.source,
+      sources: row.sources,
     })),
   );
   // A model that was counted is drawn from the counts alone: one origin for one figure.
@@ -65,7 +66,7 @@ export function memory(estimates, datasets) {
         ),
         columns,
         rows: points,
-        sources: points.map((p) => p.source),
+        sources: points.flatMap((p) => p.sources),
       };
     },
   };

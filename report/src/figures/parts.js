@@ -32,7 +32,7 @@ export const side = {
       height: 66 + 26 * rows.length + legendHeight(Object.values(parts), colours.width),
       columns,
       rows,
-      sources: rows.map((r) => r.source),
+      sources: rows.flatMap((r) => r.sources),
     };
   },
 };

@@ -35,7 +35,7 @@ export const position = {
       ...chart(settings, rows, measure, dataset.floor?.[picked.measure], colours),
       columns: columns(measure),
       rows,
-      sources: settings.map((r) => r.source),
+      sources: settings.flatMap((r) => r.sources),
       note: floorNote(dataset, settings),
     };
   },

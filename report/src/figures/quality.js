@@ -45,7 +45,7 @@ export const quality = {
       height: innerWidth < 600 ? 460 : 480,
       columns,
       rows,
-      sources: rows.map((r) => r.source),
+      sources: rows.flatMap((r) => r.sources),
       note: floorNote(dataset, rows),
     };
   },

@@ -33,7 +33,7 @@ export const recall = {
       ...chart(settings, rows, picked.view, view, colours),
       columns: columns(view),
       rows,
-      sources: settings.map((r) => r.source),
+      sources: settings.flatMap((r) => r.sources),
     };
   },
 };
