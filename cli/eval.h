@@ -174,6 +174,9 @@ struct eval_held eval_held_in(const struct eval *e, const struct eval_part *part
 /* Measures e->costs, where there is enough to do to be worth it. An exit code as eval_run(). */
 int eval_estimate(struct eval *e);
 
+/* Tokens of the longest unit. */
+size_t eval_longest(const struct eval *e);
+
 /* Seconds of `work` on a cache: row 0 is the reference. Needs e->costs. */
 double eval_seconds(const struct eval *e, size_t row, struct eval_work work);
 

@@ -67,32 +67,42 @@ double eval_seconds(const struct eval *e, size_t row, struct eval_work work)
            n_single * (cost->single + cost->deeper * (n + n_single / 2));
 }
 
-static size_t largest_unit(const struct eval *e, double *total)
+static size_t tokens_of(const struct eval_part *part, size_t unit)
 {
-    size_t largest = 0;
-    *total = 0;
-    for (size_t i = 0; i < e->n_parts; i++) {
-        const struct eval_part *part = &e->parts[i];
-        for (size_t unit = 0; unit < part->n_units; unit++) {
-            struct eval_work work = part->ops->work(part, unit);
-            size_t n = work.n_batched + work.n_single;
-            largest = n > largest ? n : largest;
-            *total += (double)n;
+    struct eval_work work = part->ops->work(part, unit);
+    return work.n_batched + work.n_single;
+}
+
+size_t eval_longest(const struct eval *e)
+{
+    size_t longest = 0;
+    for (size_t i = 0; i < e->n_parts; i++)
+        for (size_t unit = 0; unit < e->parts[i].n_units; unit++) {
+            size_t n = tokens_of(&e->parts[i], unit);
+            longest = n > longest ? n : longest;
         }
-    }
-    return largest;
+    return longest;
+}
+
+static double all_tokens(const struct eval *e)
+{
+    double n = 0;
+    for (size_t i = 0; i < e->n_parts; i++)
+        for (size_t unit = 0; unit < e->parts[i].n_units; unit++)
+            n += (double)tokens_of(&e->parts[i], unit);
+    return n;
 }
 
 int eval_estimate(struct eval *e)
 {
-    double total;
-    size_t n_probe = largest_unit(e, &total) / 2;
-    if (total < MIN_TOKENS)
-        return CLI_OK;
+    double total = all_tokens(e);
+    size_t n_probe = eval_longest(e) / 2;
     if ((double)n_probe > total / SHARE)
         n_probe = (size_t)(total / SHARE);
     if (n_probe > MAX_PROBE)
         n_probe = MAX_PROBE;
+    if (total < MIN_TOKENS || n_probe < 2 * N_STEPS)
+        return CLI_OK;
     llama_token *ids = cli_alloc(n_probe + N_SINGLE, sizeof(*ids));
     for (size_t i = 0; i < n_probe + N_SINGLE; i++)
         ids[i] = (llama_token)(i * 7 % e->session->n_vocab);

@@ -30,6 +30,14 @@ static void add_text(cJSON *json, const char *key, const char *text)
         cJSON_AddNullToObject(json, key);
 }
 
+static void add_file(cJSON *json, const char *key, const char *path)
+{
+    if (path)
+        cli_json_base_name(json, key, path);
+    else
+        cJSON_AddNullToObject(json, key);
+}
+
 /* ---- JSON ----------------------------------------------------------------------------------- */
 
 static double held_bytes(const struct eval_held *h)
@@ -201,11 +209,10 @@ cJSON *eval_json(const struct eval *e, const struct eval_options *o)
     cli_json_run(root, "eval", &o->common);
     cli_json_base_name(root, "model", e->session->path);
     add_text(root, "weights", api->llama_ftype_name(api->llama_model_ftype(e->session->model)));
-    if (text)
-        cli_json_base_name(root, "text", o->text);
-    else
-        add_text(root, "text", NULL);
-    cli_json_number(root, "n_ctx", text ? (double)o->n_ctx : NAN);
+    add_file(root, "text", o->text);
+    add_file(root, "recall_file", o->recall);
+    add_file(root, "visual_file", o->visual);
+    cli_json_number(root, "n_ctx", text ? (double)o->n_ctx : (double)eval_longest(e));
     cli_json_number(root, "n_windows", text ? (double)text->n_units : NAN);
     cli_json_number(root, "forward_seconds", forward_seconds(e));
     add_floor(e, root);

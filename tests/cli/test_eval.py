@@ -14,7 +14,7 @@ import command
 MODELS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "models")
 MODEL = os.path.join(MODELS, "tightkv-lm-46m-q4_k_m.gguf")
 TEXT = os.path.join(MODELS, "demo-text.txt")
-ROOT = ["tightkv", "run", "model", "weights", "text", "n_ctx", "n_windows", "forward_seconds", "noise_floor", "rows"]
+ROOT = ["tightkv", "run", "model", "weights", "text", "recall_file", "visual_file", "n_ctx", "n_windows", "forward_seconds", "noise_floor", "rows"]
 KEYS = ["kv", "spec", "bits_per_value", "book_mib", "kv_mib", "breakdown", "exact_fraction", "read_fraction",
         "ppl", "ppl_se", "ppl_f16", "ppl_change", "ppl_change_ci", "kld_mean", "kld_ci", "kld_median", "kld_p99", "kld_p999",
         "kld_max", "same_top1", "same_top1_ci", "top5_overlap", "by_position", "below_floor",
@@ -113,7 +113,10 @@ class Eval(command.CommandTest):
 
     def test_recall(self):
         path = self.file("r.jsonl", json.dumps(recall_item()).encode() + b"\n")
-        row, = self.rows("--kv", "kv=turbo4", "--recall", path)
+        result = self.json_of("eval", "-m", MODEL, "--kv", "kv=turbo4", "--recall", path)
+        row, = result["rows"]
+        self.assertEqual([result[key] for key in ("text", "recall_file", "visual_file")], [None, "r.jsonl", None])
+        self.assertTrue(400 < result["n_ctx"] < 800, result["n_ctx"])
         # The second question asks the same and expects another answer: wrong.
         self.assertEqual((row["recall"], row["recall_f16"], row["n_questions"]), (.5, .5, 2))
         self.assertTrue(row["recall_ci"][0] < .5 < row["recall_ci"][1])
