@@ -79,12 +79,10 @@ static bool can_code(const struct advise *a)
 static int read_text(struct advise *a, struct session_tokens *tokens)
 {
     size_t n_bytes;
-    char *text = cli_read_file(a->text_path, &n_bytes);
+    char *text = cli_read_text(a->text_path, &n_bytes);
     if (!text)
         return CLI_DATA;
-    int rc = n_bytes > 0
-                 ? session_tokenize(&a->session, text, n_bytes, true, tokens)
-                 : cli_fail("%s is empty; give a text of a few thousand words", a->text_path);
+    int rc = session_tokenize(&a->session, text, n_bytes, true, tokens);
     free(text);
     if (rc == CLI_OK && tokens->n < ADVISE_LEAST)
         rc = cli_fail("%s has %zu tokens; advice needs at least %d, better %d", a->text_path,

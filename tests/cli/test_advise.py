@@ -100,6 +100,8 @@ class Advise(command.CommandTest):
             self.assert_refused(command.DATA, "advise", none, says="no tokenizer")
             self.assert_refused(command.DATA, "advise", file("cut.gguf", data[:1 << 20]), says="cut.gguf")
             self.assert_refused(command.DATA, "advise", MODEL, "--text", file("e.txt", b""), says="e.txt is empty")
+            latin = file("l.txt", "Dichtung: die Größe ".encode("latin-1") * 500)
+            self.assert_refused(command.DATA, "advise", MODEL, "--text", latin, says="l.txt is not UTF-8")
             self.assert_refused(command.DATA, "advise", MODEL, "--text", file("s.txt", b"A short text."), says="s.txt")
             self.assert_refused(command.DATA, "advise", MODEL, "--text", "/nonexistent.txt", says="/nonexistent.txt")
 
