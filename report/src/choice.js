@@ -51,6 +51,7 @@ export function choices(advice, dataset) {
   return {
     chosen: all.filter((c, i) => i === 0 || c.kv !== all[i - 1].kv),
     source: found ?? null,
+    leave: found?.result.leave_at_f16 ?? null,
     limits: levels.map(({ limit }) => limit),
   };
 }

@@ -139,8 +139,12 @@ function deepest(benches, dataset, row) {
   };
 }
 
+const advised = "As tightkv advise measured it on this model.";
+
 function forMe(advice, dataset) {
-  const { chosen, source, limits } = choices(advice, dataset);
+  const question = "Which setting for me?";
+  const { chosen, source, limits, leave } = choices(advice, dataset);
+  if (leave) return card("for-me", question, null, null, String(leave), advised);
   if (chosen.length === 0) return null;
   const facts = ({ smaller, kld }) =>
     [
@@ -159,10 +163,10 @@ function forMe(advice, dataset) {
     ),
   );
   const rule = source
-    ? "As tightkv advise measured it on this model."
+    ? advised
     : `The smallest setting measured here that should stay within ${limits.join(", ")} of f16 ` +
       "on other texts too, and forgets no facts.";
-  const article = card("for-me", "Which setting for me?", null, null);
+  const article = card("for-me", question, null, null);
   const command = `tightkv run --kv ${quoted(chosen[Math.min(1, chosen.length - 1)].kv)} -- …`;
   article.append(h("ul", {}, lines), h("p", { class: "muted" }, `${rule} Try it: `, code(command)));
   return article;

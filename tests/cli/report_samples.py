@@ -110,9 +110,10 @@ def encode(kv, rate):
             "f16_gb_per_s": rate, "k_f16_gb_per_s": .98 * rate, "v_f16_gb_per_s": 1.02 * rate}
 
 
-def advice():
+def advice(leave_at_f16=None):
     levels = [("no_loss", .002, "safe", 1.9, .0001), ("small", .01, "default", 3.6, .0012), ("usable", .05, "smallest", 5.1, .0107)]
     return {"tightkv": "advise", "run": run(f"advise {MODEL} --json"), "model": MODEL, "text": "a-text.txt", "ctx": 16384,
+            "leave_at_f16": leave_at_f16,
             "levels": [{"level": key, "kld_limit": limit, "spec": spec, "smaller": smaller, "kld_mean": kld,
                         "why": f"a reason for {spec}"} for key, limit, spec, smaller, kld in levels]}
 

@@ -149,6 +149,15 @@ class Numbers(Page):
         text = self.js("return document.getElementById('for-me').innerText")
         self.assertIn("Small loss: default", text)
         self.assertIn("a reason for smallest", text)
+        self.assertIn("Try it", text)
+
+    def test_advice_to_leave_it(self):
+        leave = "Leave it at f16: the whole cache takes 6.0 MiB beside 4000 MiB of weights."
+        self.open(report_samples.all_results() | {"advice.json": report_samples.advice(leave)})
+        text = self.js("return document.getElementById('for-me').innerText")
+        self.assertIn(leave, text)
+        self.assertNotIn("Try it", text)
+        self.assertNotIn("default", text)
 
     def pick(self, words):
         """Shows the dataset whose name has these words."""
