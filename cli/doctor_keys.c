@@ -25,7 +25,15 @@ static double largest_in(const struct harden_file *f, int64_t tensor)
     return most;
 }
 
-/* Codecs of whole pages take out what all rows share; f16 has room for it. */
+/* 8 bits and more have room for what all rows share. */
+static bool is_low_bit(tkv_codec codec)
+{
+    const uint32_t head_dim = 128;
+    size_t values = (size_t)TKV_PAGE_TOKENS * head_dim;
+    return tkv_page_bytes(codec, TKV_K, head_dim) < values;
+}
+
+/* Codecs of whole pages take out what all rows share. */
 static bool is_hurt(tkv_codec codec, char *name, size_t capacity)
 {
     for (uint32_t i = 0; i < tkv_codec_count(); i++) {
@@ -33,7 +41,7 @@ static bool is_hurt(tkv_codec codec, char *name, size_t capacity)
         if (tkv_codec_describe(i, &info) != TKV_OK || info.id != codec.id)
             continue;
         snprintf(name, capacity, "%s", info.name);
-        return !info.whole_page && !strstr(info.name, "f16");
+        return !info.whole_page && is_low_bit(codec);
     }
     return false;
 }

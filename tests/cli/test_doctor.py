@@ -74,7 +74,8 @@ class Doctor(command.CommandTest):
     def test_keys_with_constants(self):
         with tempfile.TemporaryDirectory() as folder:
             path = os.path.join(folder, "m.gguf")
-            for constant, kv, verdict in [(91.0, "kv=turbo4", "note"), (91.0, "k=turbo4c,v=turbo4", "ok"), (1.0, "kv=turbo4", None)]:
+            for constant, kv, verdict in [(91.0, "kv=turbo4", "note"), (91.0, "k=turbo4c,v=turbo4", "ok"),
+                                          (91.0, "kv=q8", "ok"), (91.0, "safe", "ok"), (91.0, "k=qjl,v=q8", "note"), (1.0, "kv=turbo4", None)]:
                 bias = {"blk.1.attn_k.bias": ((128,), [0.5] * 127 + [-constant])}
                 gguf_header.write_model(path, "qwen2", MODEL, bias)
                 found = [c for c in self.checks(path, env={"TIGHTKV_KV": kv}) if "constants" in c[1]]
