@@ -74,7 +74,8 @@ void advise_estimate(struct advise_rung *rungs, size_t n, const struct advise_ru
             n_measured++;
         }
     }
-    double factor = exp(log_sum / n_measured);
+    /* Nothing lies above the floor: nothing to go by, and what was not measured stays unknown. */
+    double factor = n_measured > 0 ? exp(log_sum / n_measured) : (double)NAN;
     for (size_t i = 0; i < n; i++) {
         if (rungs[i].measured)
             continue;

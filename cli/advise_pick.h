@@ -43,7 +43,7 @@ const struct advise_rung *advise_fit(const struct advise_rung *rungs, size_t n,
                                      const struct advise_rung *floor, double bytes);
 
 /* Estimates the divergences that were not measured: in proportion to the error of outputs, by the
- * measured ones. */
+ * measured ones; NaN where none of those lies above the floor. */
 void advise_estimate(struct advise_rung *rungs, size_t n, const struct advise_rung *floor);
 
 #endif

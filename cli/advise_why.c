@@ -160,6 +160,8 @@ static char *compare(const struct advise *a, const struct advise_rung *r)
     if (!other)
         return cli_format(".");
     double more = advise_cost(other, &a->floor) / advise_cost(r, &a->floor);
+    if (!isfinite(more)) /* one of them was not measured, or costs nothing */
+        return cli_format(".");
     if (other->bytes < r->bytes)
         return cli_format("; %s would be %.0f%% smaller and diverge %.1f times as much.",
                           other->spec, 100 * (1 - other->bytes / r->bytes), more);
@@ -176,13 +178,18 @@ char *advise_why_level(const struct advise *a, size_t level)
         return cli_format("no layer can be coded.");
     if (!r) {
         r = best_of(a);
-        return cli_format("no setting is sure to stay within %g of it on any text; %s, the best, "
-                          "may diverge by %.2g.",
-                          l->limit, r->spec, advise_cost(r, &a->floor));
+        double cost = advise_cost(r, &a->floor);
+        if (!isfinite(cost))
+            return cli_format("no setting could be measured.");
+        return cli_format("no setting is sure to stay within %g of it on other texts, as far as "
+                          "texts were seen to differ; %s, the best, may diverge by %.2g.",
+                          l->limit, r->spec, cost);
     }
     char *other = compare(a, r);
-    char *why = cli_format("the smallest that stays within %g of f16 on any text%s%s", l->limit,
-                           r->measured ? "" : " (estimated)", other);
+    char *why =
+        cli_format("the smallest that should stay within %g of f16 on other texts too, as far "
+                   "as texts were seen to differ%s%s",
+                   l->limit, r->measured ? "" : " (estimated)", other);
     free(other);
     return why;
 }

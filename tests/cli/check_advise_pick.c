@@ -65,6 +65,10 @@ static void test_estimate(void **state)
     assert_true(fabs(rungs[2].kld.ci.low - .0019) < 1e-12);
     assert_true(fabs(rungs[2].kld.ci.high - .0064) < 1e-12);
     assert_true(rungs[0].kld.mean == .0024 && isnan(rungs[3].kld.mean));
+    /* None above the floor: no factor. */
+    struct advise_rung none[] = {rung(1, .0003, .001), rung(1, NAN, .003)};
+    advise_estimate(none, 2, &floor);
+    assert_true(isnan(none[1].kld.mean) && isinf(advise_cost(&none[1], &floor)));
 }
 
 int main(void)
