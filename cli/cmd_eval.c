@@ -260,15 +260,24 @@ static int write_results(const struct eval *e, const struct eval_options *o)
     return rc;
 }
 
-/* Results go out although a row failed; its exit code tells. */
+static bool any_failed(const struct eval *e)
+{
+    for (size_t i = 0; i < e->n_parts; i++)
+        if (e->parts[i].failed)
+            return true;
+    for (size_t i = 0; i < e->n_rows; i++)
+        if (e->rows[i].error && !e->rows[i].is_floor)
+            return true;
+    return false;
+}
+
+/* Results go out although a row or part failed; the exit code tells. */
 static int run_eval(struct eval *e, const struct eval_options *o)
 {
     int rc = run_all(e, o);
     if (rc == CLI_OK)
         rc = write_results(e, o);
-    for (size_t i = 0; i < e->n_rows && rc == CLI_OK; i++)
-        rc = e->rows[i].error && !e->rows[i].is_floor ? CLI_DATA : CLI_OK;
-    return rc;
+    return rc == CLI_OK && any_failed(e) ? CLI_DATA : rc;
 }
 
 /* The journal stays when anything is left to do. */

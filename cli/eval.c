@@ -82,9 +82,11 @@ void eval_prepare(struct eval *e)
     }
 }
 
-/* Runs of a row that has failed are none: it has no records, and gets none. */
+/* A row or part that has failed runs no more. */
 static bool has_run(const struct eval_part *part, size_t unit, const struct eval_row *row)
 {
+    if (part->failed)
+        return false;
     return !row || (!row->error && !(row->is_floor && unit >= part->ops->n_floor_units));
 }
 
@@ -229,7 +231,10 @@ static int run_one(struct eval *e, struct eval_part *part, size_t unit, struct e
         return journaled ? CLI_OK : to_journal(e, part, unit, row);
     free(record->data);
     *record = (struct eval_record){0};
-    return row ? eval_row_failed(row, rc) : rc;
+    if (row)
+        return eval_row_failed(row, rc);
+    part->failed = rc != CLI_STOPPED && part->ops->may_fail;
+    return part->failed ? CLI_OK : rc;
 }
 
 static int run_unit(struct eval *e, struct eval_part *part, size_t unit)
@@ -307,10 +312,9 @@ void eval_measure_begin(struct eval *e, const struct eval_row *row)
 static int plugin_stats(struct eval *e, const struct eval_row *row, struct tightkv_ggml_stats *out)
 {
     *out = (struct tightkv_ggml_stats){.struct_size = sizeof(*out)};
-    if (e->session->llama->stats(out) != TKV_OK || out->n_caches == 0 ||
-        out->n_values == 0)
-        return cli_fail("%s: the plug-in codes no layer of %s; tightkv doctor tells why",
-                        row->kv, e->session->path);
+    if (e->session->llama->stats(out) != TKV_OK || out->n_caches == 0 || out->n_values == 0)
+        return cli_fail("%s: the plug-in codes no layer of %s; tightkv doctor tells why", row->kv,
+                        e->session->path);
     return CLI_OK;
 }
 

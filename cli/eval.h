@@ -66,6 +66,8 @@ struct eval_part_ops {
     /* The reference leaves more than its record for the rows of a unit to compare with: it runs
      * again when rows of a unit are missing after a cut. */
     bool reference_runs_again;
+    /* A reference that fails costs the results of this part alone. */
+    bool may_fail;
     /* Units that the noise floor is measured on; 0: none. */
     size_t n_floor_units;
 
@@ -96,6 +98,7 @@ struct eval_part {
     void *state;
     struct eval_record *records; /* [n_units][1 + n_rows], the reference first; of eval_run() */
     size_t n_units;
+    bool failed; /* with a line on stderr: has no results */
 };
 
 struct eval {
@@ -118,8 +121,8 @@ void eval_prepare(struct eval *e);
 /* Takes what the journal has of them. */
 void eval_resume(struct eval *e);
 
-/* Runs what is left to run. CLI_DATA when the reference failed, CLI_STOPPED when
- * session->stop came true; a row that fails has an `error` and no more records. */
+/* Runs what is left to run. CLI_DATA when the reference failed, but where a part may;
+ * CLI_STOPPED when session->stop came true. A row that fails has an `error` and no more records. */
 int eval_run(struct eval *e);
 
 /* How many runs of a unit on a cache there are, and how many of them have a record. */

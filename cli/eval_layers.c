@@ -154,6 +154,7 @@ static void add_json(const struct eval *e, const struct eval_part *part, const s
 
 const struct eval_part_ops eval_layers_ops = {.name = "layers",
                                               .reference_runs_again = true,
+                                              .may_fail = true,
                                               .load = load,
                                               .free = free_state,
                                               .n_units = n_units,
