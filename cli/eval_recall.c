@@ -28,14 +28,15 @@ void recall_free(struct recall_set *set)
     *set = (struct recall_set){0};
 }
 
-/* Tokens of the string at `key`; CLI_DATA without a line when it is missing or empty. */
+/* Tokens of the string at `key`; CLI_DATA when it is missing or has none. */
 static int take_text(struct session *s, const cJSON *object, const char *key, bool bos,
                      struct session_tokens *out)
 {
     const char *text = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(object, key));
     if (!text || !*text)
         return CLI_DATA;
-    return session_tokenize(s, text, strlen(text), bos, out);
+    int rc = session_tokenize(s, text, strlen(text), bos, out);
+    return rc == CLI_OK && out->n == 0 ? CLI_DATA : rc;
 }
 
 static int take_item(struct session *s, const cJSON *line, struct recall_item *item)
@@ -66,7 +67,7 @@ static int parse_line(struct session *s, const char *text, size_t n, struct reca
     cJSON_Delete(line);
     return rc == CLI_OK ? rc
                         : cli_fail("%s:%zu is not {\"context\": text, \"questions\": "
-                                   "[{\"prompt\": text, \"answer\": text}]}",
+                                   "[{\"prompt\": text, \"answer\": text}]} with no text empty",
                                    name, n_line);
 }
 
@@ -172,12 +173,15 @@ static int load(struct eval *e, struct eval_part *part, const struct eval_option
 {
     if (!o->recall)
         return CLI_OK;
+    int rc = session_check_tokenizer(e->session);
+    if (rc != CLI_OK)
+        return rc;
     size_t n_bytes;
     char *text = cli_read_text(o->recall, &n_bytes);
     if (!text)
         return CLI_DATA;
     struct recall_set set = {0};
-    int rc = parse_items(e, text, o->recall, &set);
+    rc = parse_items(e, text, o->recall, &set);
     if (rc == CLI_OK)
         tell_long_items(e, o->recall, &set);
     eval_identify(e, text, n_bytes);

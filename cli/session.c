@@ -159,14 +159,22 @@ int session_decode_embeddings(struct session *s, struct llama_context *ctx, cons
     return rc;
 }
 
+int session_check_tokenizer(const struct session *s)
+{
+    if (s->llama->api.llama_vocab_type(s->vocab) == LLAMA_VOCAB_TYPE_NONE)
+        return cli_fail("model %s has no tokenizer: it cannot read a text", s->path);
+    return CLI_OK;
+}
+
 int session_tokenize(struct session *s, const char *text, size_t n_bytes, bool bos,
                      struct session_tokens *out)
 {
     if (n_bytes > INT32_MAX)
         return cli_fail("a text of %zu bytes is too long; give less than 2 GiB", n_bytes);
     const struct llama_api *api = &s->llama->api;
-    if (api->llama_vocab_type(s->vocab) == LLAMA_VOCAB_TYPE_NONE)
-        return cli_fail("model %s has no tokenizer: it cannot read a text", s->path);
+    int rc = session_check_tokenizer(s);
+    if (rc != CLI_OK)
+        return rc;
     size_t capacity = n_bytes + 8;
     llama_token *ids = cli_alloc(capacity, sizeof(*ids));
     int32_t n =

@@ -64,6 +64,9 @@ int session_decode_last(struct session *s, struct llama_context *ctx, const llam
 int session_decode_embeddings(struct session *s, struct llama_context *ctx, const float *rows,
                               size_t n);
 
+/* CLI_OK when the model can read a text; else CLI_DATA after a line on stderr. */
+int session_check_tokenizer(const struct session *s);
+
 /* Tokens of a text, BOS first when asked and the model wants it. */
 int session_tokenize(struct session *s, const char *text, size_t n_bytes, bool bos,
                      struct session_tokens *out);

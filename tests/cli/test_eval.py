@@ -238,8 +238,9 @@ class Eval(command.CommandTest):
         length, = struct.unpack_from("<Q", data, start)
         data = (data[:start] + struct.pack("<Q", length - 4) + data[start + 8:start + 4 + length] + data[start + 8 + length:])
         data = data.replace(kind + struct.pack("<Q", 4) + b"gpt2", kind + struct.pack("<Q", 8) + b"no_vocab", 1)
-        self.assert_refused(command.DATA, "eval", "-m", self.file("mute.gguf", data), "--stock", "q8_0", "--text", TEXT,
-                            says="mute.gguf has no tokenizer")
+        mute, asked = self.file("mute.gguf", data), self.file("r.jsonl", json.dumps(recall_item()).encode())
+        for material in (("--text", TEXT), ("--recall", asked)):
+            self.assert_refused(command.DATA, "eval", "-m", mute, "--stock", "q8_0", *material, says="mute.gguf has no tokenizer")
 
 
 class BenchModel(command.CommandTest):
