@@ -16,11 +16,13 @@ enum {
     N_PARTS = sizeof(part_ops) / sizeof(part_ops[0])
 };
 
-static const char about[] = "Compares caches with stock llama.cpp's own f16 cache on the same "
-                            "model: divergence, perplexity and\n"
-                            "agreement on windows of a text, recall of facts. Coded caches run "
-                            "through the real plug-in and strictly:\n"
-                            "a query reads exact values only within sink and tail.";
+static const char about[] =
+    "Compares caches with stock llama.cpp's own f16 cache on the same model: divergence, perplexity "
+    "and\n"
+    "agreement on windows of a text, greedy text, recall of facts, questions about pictures, errors "
+    "of layers.\n"
+    "Coded caches run through the real plug-in and strictly: a query reads exact values only within "
+    "sink and tail.";
 
 static int check_parts(const struct eval_options *o)
 {
@@ -255,7 +257,7 @@ static int write_results(const struct eval *e, const struct eval_options *o)
     if (rc == CLI_OK && o->common.json)
         return cli_json_print(json);
     if (rc == CLI_OK)
-        eval_print_table(json);
+        rc = eval_print_table(json);
     cJSON_Delete(json);
     return rc;
 }

@@ -185,9 +185,9 @@ double eval_seconds(const struct eval *e, size_t row, struct eval_work work);
 
 /* ---- eval_results.c ------------------------------------------------------------------------- */
 
-/* The results as JSON, and as a table on stdout. */
+/* The results as JSON, and as a table on stdout: CLI_OK, or CLI_DATA after a line on stderr. */
 struct cJSON *eval_json(const struct eval *e, const struct eval_options *o);
-void eval_print_table(const struct cJSON *json);
+int eval_print_table(const struct cJSON *json);
 
 /* {low, high}, or null. */
 void eval_add_interval(struct cJSON *json, const char *key, struct stats_interval interval);

@@ -228,76 +228,120 @@ cJSON *eval_json(const struct eval *e, const struct eval_options *o)
 static const struct column {
     const char *key, *title;
     int digits;
+    const char *in; /* object that has the key; NULL: the row itself */
 } columns[] = {
-    {"bits_per_value", "bits", 3},
-    {"kv_mib", "MiB", 2},
-    {"exact_fraction", "exact", 3},
-    {"read_fraction", "read", 3},
-    {"ppl", "ppl", 3},
-    {"ppl_f16", "ppl f16", 3},
-    {"kld_mean", "KLD", 6},
-    {"kld_median", "median", 6},
-    {"kld_p999", "99.9%", 5},
-    {"same_top1", "same top", 4},
-    {"top5_overlap", "top 5", 4},
-    {"recall", "recall", 4},
-    {"recall_f16", "recall f16", 4},
-    {"visual", "visual", 4},
-    {"visual_f16", "visual f16", 4},
+    {"bits_per_value", "bits", 3, NULL},
+    {"kv_mib", "MiB", 2, NULL},
+    {"exact_fraction", "exact", 3, NULL},
+    {"read_fraction", "read", 3, NULL},
+    {"ppl", "ppl", 3, NULL},
+    {"ppl_f16", "ppl f16", 3, NULL},
+    {"kld_mean", "KLD", 6, NULL},
+    {"kld_ci", "KLD 95%", 6, NULL},
+    {"kld_median", "median", 6, NULL},
+    {"kld_p99", "99%", 5, NULL},
+    {"kld_p999", "99.9%", 5, NULL},
+    {"kld_max", "max", 4, NULL},
+    {"same_top1", "same top", 4, NULL},
+    {"top5_overlap", "top 5", 4, NULL},
+    {"mean_agree", "greedy", 1, "greedy"},
+    {"full_agree", "to the end", 3, "greedy"},
+    {"recall", "recall", 4, NULL},
+    {"recall_f16", "recall f16", 4, NULL},
+    {"visual", "visual", 4, NULL},
+    {"visual_f16", "visual f16", 4, NULL},
 };
 
 enum {
     N_COLUMNS = sizeof(columns) / sizeof(columns[0])
 };
 
+/* The table while it is made: cells of all lines, the titles first. */
+struct table {
+    char **cells;
+    size_t n_lines;
+    bool used[1 + N_COLUMNS]; /* columns in which any line has a value */
+};
+
+/* NULL: not measured. */
 static char *cell_of(const cJSON *row, const struct column *column)
 {
+    if (column->in)
+        row = cJSON_GetObjectItemCaseSensitive(row, column->in);
     const cJSON *value = cJSON_GetObjectItemCaseSensitive(row, column->key);
-    if (!cJSON_IsNumber(value))
-        return cli_format("-");
-    return cli_format("%.*f", column->digits, cJSON_GetNumberValue(value));
+    if (cJSON_IsArray(value))
+        return cli_format("%.*f-%.*f", column->digits,
+                          cJSON_GetNumberValue(cJSON_GetArrayItem(value, 0)), column->digits,
+                          cJSON_GetNumberValue(cJSON_GetArrayItem(value, 1)));
+    if (cJSON_IsNumber(value))
+        return cli_format("%.*f", column->digits, cJSON_GetNumberValue(value));
+    return NULL;
 }
 
-static const char floor_name[] = "noise floor";
-
-static size_t add_line(const char **cells, const char *name, const cJSON *values, bool marked)
+static void add_line(struct table *t, const char *name, const cJSON *values, bool marked)
 {
+    char **cells = t->cells + t->n_lines++ * (1 + N_COLUMNS);
     cells[0] = cli_format("%s%s", name, marked ? " *" : "");
-    for (size_t i = 0; i < N_COLUMNS; i++)
-        cells[1 + i] = cell_of(values, &columns[i]);
-    return 1 + N_COLUMNS;
+    for (size_t i = 0; i < N_COLUMNS; i++) {
+        char *cell = cell_of(values, &columns[i]);
+        t->used[1 + i] = t->used[1 + i] || cell;
+        cells[1 + i] = cell ? cell : cli_format("-");
+    }
 }
 
-static size_t add_titles(const char **cells)
+static void add_titles(struct table *t)
 {
-    cells[0] = cli_format("kv");
+    t->cells[0] = cli_format("kv");
     for (size_t i = 0; i < N_COLUMNS; i++)
-        cells[1 + i] = cli_format("%s", columns[i].title);
-    return 1 + N_COLUMNS;
+        t->cells[1 + i] = cli_format("%s", columns[i].title);
+    t->n_lines = 1;
+    t->used[0] = true;
 }
 
-void eval_print_table(const cJSON *json)
+/* Prints the columns that have values, and frees the cells. */
+static void end_table(struct table *t)
+{
+    size_t n_cells = t->n_lines * (1 + N_COLUMNS), n = 0;
+    const char **shown = cli_alloc(n_cells, sizeof(*shown));
+    for (size_t i = 0; i < n_cells; i++)
+        if (t->used[i % (1 + N_COLUMNS)])
+            shown[n++] = t->cells[i];
+    cli_table_print(shown, t->n_lines, n / t->n_lines);
+    free(shown);
+    for (size_t i = 0; i < n_cells; i++)
+        free(t->cells[i]);
+    free(t->cells);
+}
+
+static const char *text_at(const cJSON *row, const char *key)
+{
+    return cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(row, key));
+}
+
+int eval_print_table(const cJSON *json)
 {
     const cJSON *rows = cJSON_GetObjectItemCaseSensitive(json, "rows"), *row;
     const cJSON *floor = cJSON_GetObjectItemCaseSensitive(json, "noise_floor");
     size_t n_lines = 2 + (size_t)cJSON_GetArraySize(rows);
-    const char **cells = cli_alloc(n_lines * (1 + N_COLUMNS), sizeof(*cells));
-    size_t n = add_titles(cells);
+    struct table t = {.cells = cli_alloc(n_lines * (1 + N_COLUMNS), sizeof(*t.cells))};
     bool any_marked = false;
+    add_titles(&t);
     cJSON_ArrayForEach(row, rows)
     {
-        const char *kv = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(row, "kv"));
         bool marked = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(row, "below_floor"));
-        n += add_line(cells + n, kv, row, marked);
+        add_line(&t, text_at(row, "kv"), row, marked);
         any_marked = any_marked || marked;
     }
     if (cJSON_IsObject(floor))
-        n += add_line(cells + n, floor_name, floor, false);
-    cli_table_print(cells, n / (1 + N_COLUMNS), 1 + N_COLUMNS);
+        add_line(&t, "noise floor", floor, false);
+    end_table(&t);
     if (any_marked)
         printf("* no further from stock f16 than the plug-in's own f16: KLD is the noise of this "
                "model's weights\n");
-    for (size_t i = 0; i < n; i++)
-        free((char *)cells[i]);
-    free(cells);
+    cJSON_ArrayForEach(row, rows)
+    {
+        if (text_at(row, "error"))
+            printf("%s failed: %s\n", text_at(row, "kv"), text_at(row, "error"));
+    }
+    return fflush(stdout) == 0 ? CLI_OK : cli_fail("cannot write to stdout");
 }

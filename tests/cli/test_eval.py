@@ -194,11 +194,22 @@ class Eval(command.CommandTest):
         self.assertIsNone(result["noise_floor"])
         self.assertIsNone(turbo["kld_mean"])
         self.assertGreater(q8["kld_mean"], 0)
+        _, table, _ = command.run("eval", "-q", "-m", MODEL, "--kv", "kv=turbo4", "--text", TEXT, "--ctx", 64, "--chunks", 1,
+                                  env={"TIGHTKV_DEVICE": "0"})
+        self.assertEqual(table.splitlines()[-1], "kv=turbo4 failed: " + turbo["error"])
 
     def test_table(self):
         code, out, err = command.run("eval", "-q", "-m", MODEL, "--stock", "f16", "--text", TEXT, "--ctx", 64, "--chunks", 1)
         self.assertEqual((code, err), (command.OK, ""))
-        self.assertEqual([line.split()[0] for line in out.splitlines()], ["kv", "stock:f16", "noise", "*"])
+        lines = out.splitlines()
+        self.assertEqual([line.split()[0] for line in lines], ["kv", "stock:f16", "noise", "*"])
+        # What nothing was measured of has no column.
+        for title, there in (("KLD 95%", True), ("99%", True), ("max", True), ("recall", False), ("greedy", False)):
+            self.assertEqual(title in lines[0], there, title)
+        with open("/dev/full", "w", encoding="ascii") as full:
+            done = subprocess.run([os.environ["TIGHTKV"], "eval", "-q", "-m", MODEL, "--stock", "f16", "--text", TEXT, "--ctx", "64",
+                                   "--chunks", "1"], stdout=full, stderr=subprocess.PIPE, text=True)
+        self.assertEqual((done.returncode, done.stderr), (command.DATA, "tightkv: cannot write to stdout\n"))
 
     def test_wrong_use(self):
         self.assert_refused(command.USAGE, "eval", says="-m MODEL")
