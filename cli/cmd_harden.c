@@ -1,5 +1,6 @@
 /* tightkv harden: the same model with keys that break weak codecs. */
 #include <cjson/cJSON.h>
+#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -7,11 +8,14 @@
 #include <unistd.h>
 
 #include "cli.h"
+#include "eval.h"
 #include "harden.h"
 
 /* Mean divergence on the built-in text up to which it is the same function: some times what
  * roundings of quantised weights do. */
 static const double most_kld = 0.02;
+/* The same for its perplexity, beyond what chance does in so short a text. */
+static const double most_ppl_change = 0.003;
 
 struct harden {
     struct cli_common common;
@@ -79,6 +83,12 @@ static bool adds_biases(const struct harden_plan *p)
     return false;
 }
 
+static bool is_same_function(const struct harden_difference *d)
+{
+    double chance = d->ppl_change_ci.high - d->ppl_change_ci.low; /* about four standard errors */
+    return d->kld_mean <= most_kld && fabs(d->ppl_change) <= most_ppl_change + chance;
+}
+
 static int check_draft(struct harden *h)
 {
     struct harden_logits hardened;
@@ -86,10 +96,11 @@ static int check_draft(struct harden *h)
     if (rc == CLI_OK)
         h->difference = harden_compare(&h->reference, &hardened);
     harden_logits_free(&hardened);
-    if (rc == CLI_OK && !(h->difference.kld_mean <= most_kld))
-        return cli_fail("%s: the variant is not the same function (KLD %.4f on a short text); "
-                        "models of type %s cannot be hardened",
-                        h->model, h->difference.kld_mean, h->layers.arch);
+    const struct harden_difference *d = &h->difference;
+    if (rc == CLI_OK && !is_same_function(d))
+        return cli_fail("%s: the variant is not the same function (KLD %.4f, perplexity %+.2f%% on "
+                        "a short text); models of type %s cannot be hardened",
+                        h->model, d->kld_mean, 100 * d->ppl_change, h->layers.arch);
     return rc;
 }
 
@@ -115,6 +126,8 @@ static int print_json(const struct harden *h)
     cli_json_number(root, "n_tokens", (double)h->reference.n_rows);
     cli_json_number(root, "kld_mean", h->difference.kld_mean);
     cli_json_number(root, "same_top1", h->difference.same_top1);
+    cli_json_number(root, "ppl_change", h->difference.ppl_change);
+    eval_add_interval(root, "ppl_change_ci", h->difference.ppl_change_ci);
     return cli_json_print(root);
 }
 
@@ -132,9 +145,11 @@ static int print_lines(const struct harden *h)
                p->n_offset);
     if (p->refuse)
         printf("  no constants in %u layers: %s\n", p->n_hardened - p->n_offset, p->refuse);
-    printf("  the same function: KLD %.6f, the same first token in %.1f%%, over %zu tokens with an "
-           "f16 cache\n",
-           h->difference.kld_mean, 100 * h->difference.same_top1, h->reference.n_rows);
+    printf(
+        "  the same function: KLD %.6f, perplexity %+.2f%%, the same first token in %.1f%%, over "
+        "%zu tokens with an f16 cache\n",
+        h->difference.kld_mean, 100 * h->difference.ppl_change, 100 * h->difference.same_top1,
+        h->reference.n_rows);
     return fflush(stdout) == 0 ? CLI_OK : cli_fail("cannot write to stdout");
 }
 
@@ -156,7 +171,7 @@ static int harden(struct harden *h)
     if (rc == CLI_OK)
         rc = check_draft(h);
     if (rc == CLI_OK && rename(h->draft, h->out) != 0)
-        rc = cli_fail("cannot rename %s to %s", h->draft, h->out);
+        rc = cli_fail("cannot rename %s to %s: %s", h->draft, h->out, strerror(errno));
     if (rc != CLI_OK) {
         unlink(h->draft);
         return rc;

@@ -10,6 +10,7 @@
 
 #include "llama_load.h"
 #include "model_layers.h"
+#include "stats.h"
 
 /* ---- harden_scale.c: powers of two on stored weights ---------------------------------------- */
 
@@ -114,6 +115,7 @@ int harden_write(struct harden_file *f, const struct harden_plan *p, uint64_t se
 struct harden_logits {
     size_t n_rows, n_vocab;
     float *rows;
+    llama_token *ids; /* the text: a row is of what follows its token */
     enum llama_rope_type rope;
 };
 
@@ -124,6 +126,8 @@ void harden_logits_free(struct harden_logits *logits);
 
 struct harden_difference {
     double kld_mean, same_top1;
+    double ppl_change; /* perplexity of the text over the reference's, less 1 */
+    struct stats_interval ppl_change_ci;
 };
 struct harden_difference harden_compare(const struct harden_logits *reference,
                                         const struct harden_logits *other);

@@ -42,6 +42,7 @@ static int read_text(struct harden_logits *out, struct session *s)
     struct session_tokens tokens = {0};
     struct session_cache cache = {NULL, GGML_TYPE_F16};
     int rc = tokens_of(s, &tokens);
+    out->ids = tokens.ids;
     if (rc != CLI_OK)
         return rc;
     struct llama_context *ctx = session_context(s, &cache, tokens.n);
@@ -53,7 +54,6 @@ static int read_text(struct harden_logits *out, struct session *s)
     } else {
         rc = CLI_DATA;
     }
-    free(tokens.ids);
     return rc;
 }
 
@@ -75,6 +75,7 @@ int harden_logits_of(struct harden_logits *out, struct cli_llama *l, const char 
 void harden_logits_free(struct harden_logits *logits)
 {
     free(logits->rows);
+    free(logits->ids);
     *logits = (struct harden_logits){0};
 }
 
@@ -86,10 +87,26 @@ static double log_sum(const float *x, size_t n)
     return most + log(sum);
 }
 
+/* What the tokens that follow cost more than with the reference. */
+static struct stats_mean nll_change_of(const struct harden_logits *reference,
+                                       const struct harden_logits *other)
+{
+    size_t n = reference->n_vocab, n_changes = reference->n_rows - 1;
+    float *changes = cli_alloc(n_changes, sizeof(*changes));
+    for (size_t row = 0; row < n_changes; row++) {
+        const float *a = reference->rows + row * n, *b = other->rows + row * n;
+        size_t next = (size_t)reference->ids[row + 1];
+        changes[row] = (float)((double)a[next] - log_sum(a, n) - (double)b[next] + log_sum(b, n));
+    }
+    struct stats_mean mean = stats_mean_of_runs(changes, 1, n_changes);
+    free(changes);
+    return mean;
+}
+
 struct harden_difference harden_compare(const struct harden_logits *reference,
                                         const struct harden_logits *other)
 {
-    struct harden_difference d = {0, 0};
+    struct harden_difference d = {0};
     size_t n = reference->n_vocab;
     for (size_t row = 0; row < reference->n_rows; row++) {
         const float *a = reference->rows + row * n, *b = other->rows + row * n;
@@ -100,5 +117,8 @@ struct harden_difference harden_compare(const struct harden_logits *reference,
     }
     d.kld_mean /= (double)reference->n_rows;
     d.same_top1 /= (double)reference->n_rows;
+    struct stats_mean nll_change = nll_change_of(reference, other);
+    d.ppl_change = expm1(nll_change.mean);
+    d.ppl_change_ci = (struct stats_interval){expm1(nll_change.ci.low), expm1(nll_change.ci.high)};
     return d;
 }

@@ -63,6 +63,9 @@ class Harden(command.CommandTest):
         result = self.json_of("harden", MODEL, self.out, "--seed", 5)
         self.assertEqual((result["tightkv"], result["seed"], result["n_layers"]), ("harden", 5, 12))
         self.assertLess(abs(result["kld_mean"]), 0.003)  # quantised weights quantise activations: roundings differ
+        low, high = result["ppl_change_ci"]
+        self.assertLess(abs(result["ppl_change"]), .003 + high - low)
+        self.assertTrue(low < result["ppl_change"] < high, result)
         self.assertTrue(4 * 24 <= result["n_pairs_scaled"] <= 8 * 24, result)
         self.assertGreater(result["largest_constant"], 36)
         self.assertGreater(self.kld_of_q4_0(self.out), 4 * self.kld_of_q4_0(MODEL))
@@ -76,6 +79,15 @@ class Harden(command.CommandTest):
             files.append(self.bytes_of(self.out))
         self.assertEqual(files[0], files[1])
         self.assertNotEqual(files[0], files[2])
+
+    def test_weights_that_lose_nothing(self):
+        model = self.path("model.gguf")
+        code, _, err = command.run("run", "--", "llama-quantize", "--allow-requantize", "--pure", MODEL, model, "f16")
+        self.assertEqual(code, command.OK, err)
+        result = self.json_of("harden", model, self.out, "--seed", 5)
+        self.assertLess(abs(result["kld_mean"]), 1e-4)
+        self.assertNotEqual(result["ppl_change"], 0)
+        self.assertLess(abs(result["ppl_change"]), .003)
 
     def test_types(self):
         for kind in ("bf16", "q8_0", "q4_1", "q2_k", "q3_k", "q6_k"):
