@@ -20,7 +20,7 @@ static struct eval_record *slot_of(const struct eval *e, const struct eval_part 
 const struct eval_record *eval_record_of(const struct eval *e, const struct eval_part *part,
                                          size_t unit, const struct eval_row *row)
 {
-    if (!part->records || (row && row->error))
+    if (!part->records)
         return NULL;
     const struct eval_record *record = slot_of(e, part, unit, row);
     return record->data ? record : NULL;
@@ -105,8 +105,9 @@ size_t eval_count(const struct eval *e, size_t *n_done)
         for (size_t k = 0; k < part->n_units * (1 + e->n_rows); k++) {
             size_t unit = k / (1 + e->n_rows), index = k % (1 + e->n_rows);
             const struct eval_row *row = index ? &e->rows[index - 1] : NULL;
-            n += has_run(part, unit, row);
-            *n_done += eval_record_of(e, part, unit, row) != NULL;
+            bool done = eval_record_of(e, part, unit, row) != NULL;
+            n += done || has_run(part, unit, row);
+            *n_done += done;
         }
     }
     return n;
@@ -231,6 +232,8 @@ static int run_one(struct eval *e, struct eval_part *part, size_t unit, struct e
         return journaled ? CLI_OK : to_journal(e, part, unit, row);
     free(record->data);
     *record = (struct eval_record){0};
+    if (row && row->cache.spec)
+        e->session->llama->measure(0); /* it may have failed between begin and end */
     if (row)
         return eval_row_failed(row, rc);
     part->failed = rc != CLI_STOPPED && part->ops->may_fail;

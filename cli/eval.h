@@ -210,9 +210,14 @@ struct eval_text_figures {
     struct stats_mean kld, same_top, nll, nll_change; /* nll_change: row minus reference */
     double nll_reference, top5_overlap;
     double kld_median, kld_p99, kld_p999, kld_max;
+    size_t n_tokens;
 };
 struct eval_text_figures eval_text_figures(const struct eval *e, const struct eval_part *part,
                                            const struct eval_row *row);
+
+/* Mean divergence of a row in the windows that `other` has run too; NaN where there are none. */
+double eval_text_kld_beside(const struct eval *e, const struct eval_part *part,
+                            const struct eval_row *row, const struct eval_row *other);
 
 /* ---- eval_layers.c: errors of every layer ---------------------------------------------------- */
 

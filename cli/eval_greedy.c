@@ -143,7 +143,7 @@ static void add_json(const struct eval *e, const struct eval_part *part, const s
         cli_json_number(greedy, "n_prompts", (double)n);
         cli_json_number(greedy, "n_tokens", (double)p->n_tokens);
         cli_json_number(greedy, "mean_agree", mean.mean);
-        eval_add_interval(greedy, "mean_agree_ci", mean.ci);
+        eval_add_interval(greedy, "mean_agree_ci", stats_within(mean.ci, 0, (double)p->n_tokens));
         cli_json_number(greedy, "full_agree", (double)n_full / (double)n);
     }
     free(agree);

@@ -59,7 +59,8 @@ static struct eval_held visual_sizes(const struct eval *e, const struct eval_row
     return held;
 }
 
-/* Sizes are of the first part that ran: contexts of different lengths do not mix. */
+/* Sizes, and what was read, are of the first part that ran: contexts of different lengths do not
+ * mix. */
 static struct eval_held sizes_of(const struct eval *e, const struct eval_row *row)
 {
     struct eval_held held = {0};
@@ -96,15 +97,9 @@ static void add_sizes(const struct eval *e, const struct eval_row *row, cJSON *j
 
 static void add_reads(const struct eval *e, const struct eval_row *row, cJSON *json)
 {
-    double exact = 0, read = 0, n = 0;
-    for (size_t i = 0; i < e->n_parts; i++) {
-        struct eval_held held = eval_held_in(e, &e->parts[i], row);
-        exact += held.exact;
-        read += held.read;
-        n += held.n_measured;
-    }
-    cli_json_number(json, "exact_fraction", ratio(exact, n));
-    cli_json_number(json, "read_fraction", ratio(read, n));
+    struct eval_held held = sizes_of(e, row);
+    cli_json_number(json, "exact_fraction", ratio(held.exact, held.n_measured));
+    cli_json_number(json, "read_fraction", ratio(held.read, held.n_measured));
 }
 
 /* ---- the noise floor -------------------------------------------------------------------------
@@ -124,14 +119,9 @@ static const struct eval_part *text_part(const struct eval *e)
 static const struct eval_row *floor_row(const struct eval *e)
 {
     for (size_t i = 0; i < e->n_rows; i++)
-        if (e->rows[i].is_floor && !e->rows[i].error)
+        if (e->rows[i].is_floor)
             return &e->rows[i];
     return NULL;
-}
-
-static double mean_kld(const struct eval *e, const struct eval_row *row)
-{
-    return eval_text_figures(e, text_part(e), row).kld.mean;
 }
 
 /* The upper end of the floor's interval: what it may well be; its mean, where that is all there
@@ -164,10 +154,13 @@ static void add_floor(const struct eval *e, cJSON *root)
             eval_greedy_ops.add_json(e, &e->parts[i], floor_row(e), json);
 }
 
+/* Windows differ: the row's are those that the floor ran too. */
 static void add_below_floor(const struct eval *e, const struct eval_row *row, cJSON *json)
 {
-    double floor = floor_of(e), kld = text_part(e) ? mean_kld(e, row) : NAN;
-    if (isfinite(floor) && isfinite(kld))
+    double floor = floor_of(e), kld = NAN;
+    if (isfinite(floor))
+        kld = eval_text_kld_beside(e, text_part(e), row, floor_row(e));
+    if (isfinite(kld))
         cJSON_AddBoolToObject(json, "below_floor", kld <= floor);
     else
         cli_json_number(json, "below_floor", NAN);

@@ -230,11 +230,11 @@ struct eval_text_figures eval_text_figures(const struct eval *e, const struct ev
                                            const struct eval_row *row)
 {
     const struct stats_mean none = {NAN, NAN, {NAN, NAN}};
-    struct eval_text_figures f = {none, none, none, none, NAN, NAN, NAN, NAN, NAN, NAN};
+    struct eval_text_figures f = {none, none, none, none, NAN, NAN, NAN, NAN, NAN, NAN, 0};
     if (part->n_units == 0)
         return f;
     struct columns c = make_columns(e, part, row);
-    size_t n = c.n_windows * c.length;
+    size_t n = f.n_tokens = c.n_windows * c.length;
     if (n > 0) {
         f.kld = stats_mean_of_runs(c.kld, c.n_windows, c.length);
         f.same_top = stats_mean_of_runs(c.same, c.n_windows, c.length);
@@ -252,6 +252,22 @@ struct eval_text_figures eval_text_figures(const struct eval *e, const struct ev
     free(c.change);
     free(c.same);
     return f;
+}
+
+double eval_text_kld_beside(const struct eval *e, const struct eval_part *part,
+                            const struct eval_row *row, const struct eval_row *other)
+{
+    const struct text_state *st = part->state;
+    double sum = 0, n = 0;
+    for (size_t unit = 0; unit < part->n_units; unit++) {
+        const struct eval_record *record = eval_record_of(e, part, unit, row);
+        const struct metrics_token *tokens = record ? record->data : NULL;
+        if (!tokens || !eval_record_of(e, part, unit, other))
+            continue;
+        for (size_t i = st->first; i < st->n_ctx - 1; i++, n++)
+            sum += (double)tokens[i].kld;
+    }
+    return n > 0 ? sum / n : NAN;
 }
 
 /* Positions [first, last] of all windows. */
@@ -294,9 +310,12 @@ static struct stats_interval exp_interval(struct stats_interval i)
     return (struct stats_interval){exp(i.low) - 1, exp(i.high) - 1};
 }
 
-static struct stats_interval as_share(struct stats_interval i)
+/* Where all windows agree alike, the means of blocks tell nothing: Wilson's interval does. */
+static struct stats_interval share_interval(const struct stats_mean *share, size_t n)
 {
-    return (struct stats_interval){i.low < 0 ? 0 : i.low, i.high > 1 ? 1 : i.high};
+    if (share->se <= 0)
+        return stats_wilson((size_t)lround(share->mean * (double)n), n);
+    return stats_within(share->ci, 0, 1);
 }
 
 static void add_json(const struct eval *e, const struct eval_part *part, const struct eval_row *row,
@@ -315,7 +334,7 @@ static void add_json(const struct eval *e, const struct eval_part *part, const s
     cli_json_number(json, "kld_p999", f.kld_p999);
     cli_json_number(json, "kld_max", f.kld_max);
     cli_json_number(json, "same_top1", f.same_top.mean);
-    eval_add_interval(json, "same_top1_ci", as_share(f.same_top.ci));
+    eval_add_interval(json, "same_top1_ci", share_interval(&f.same_top, f.n_tokens));
     cli_json_number(json, "top5_overlap", f.top5_overlap);
     if (isfinite(f.kld.mean))
         add_by_position(e, part, row, json);

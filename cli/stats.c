@@ -62,6 +62,12 @@ struct stats_mean stats_mean_of_runs(const float *values, size_t n_runs, size_t 
     return m;
 }
 
+struct stats_interval stats_within(struct stats_interval i, double low, double high)
+{
+    /* NaN compares as false and stays. */
+    return (struct stats_interval){i.low < low ? low : i.low, i.high > high ? high : i.high};
+}
+
 struct stats_interval stats_wilson(size_t n_right, size_t n_cases)
 {
     if (n_cases == 0)

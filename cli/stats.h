@@ -21,6 +21,9 @@ struct stats_mean {
  * block. */
 struct stats_mean stats_mean_of_runs(const float *values, size_t n_runs, size_t run_length);
 
+/* The interval without what lies outside [low, high]. */
+struct stats_interval stats_within(struct stats_interval i, double low, double high);
+
 /* A share of n independent cases, by Wilson's interval: right also near 0 and 1. (E. B. Wilson,
  * "Probable inference, the law of succession, and statistical inference", JASA 22, 1927.) */
 struct stats_interval stats_wilson(size_t n_right, size_t n);

@@ -30,6 +30,9 @@ static void test_wilson(void **state)
     i = stats_wilson(10, 10);
     assert_true(fabs(i.low - .7224672) < 1e-6 && i.high == 1);
     assert_true(isnan(stats_wilson(0, 0).low));
+    i = stats_within((struct stats_interval){-.1, 1.2}, 0, 1);
+    assert_true(i.low == 0 && i.high == 1);
+    assert_true(isnan(stats_within((struct stats_interval){NAN, NAN}, 0, 1).low));
 }
 
 /* Four independent values: Student's t with 3 degrees of freedom. */

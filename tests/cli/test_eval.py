@@ -60,6 +60,7 @@ class Eval(command.CommandTest):
         plain, turbo, same, q4 = rows
         # The reference against itself differs in nothing; the plug-in's f16 only by what 4-bit weights make of noise.
         self.assertEqual((same["kld_mean"], same["same_top1"], same["ppl"]), (0, 1, same["ppl_f16"]))
+        self.assertTrue(.9 < same["same_top1_ci"][0] < same["same_top1_ci"][1] == 1, same["same_top1_ci"])
         self.assertLess(plain["kld_mean"], 1e-3)
         self.assertGreater(turbo["kld_mean"], 1e-3)
         self.assertLess(turbo["kld_mean"], .1)
