@@ -135,6 +135,9 @@ struct cJSON *cli_json_object(struct cJSON *object,
                               const char *key); /* key NULL: appends to an array */
 /* Starts a result: "tightkv": kind, and "run" with command, version, date and machine. */
 void cli_json_run(struct cJSON *root, const char *kind, const struct cli_common *common);
+
+/* The commit that this command was built from; "" where it is not known. */
+const char *cli_commit(void);
 /* Prints to stdout with a line feed and frees; CLI_DATA when stdout cannot take it. */
 int cli_json_print(struct cJSON *root);
 /* Writes to a file, which is there whole or not at all; CLI_DATA after a line on stderr. */

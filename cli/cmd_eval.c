@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "bench_tools.h"
 #include "eval.h"
@@ -154,12 +155,29 @@ static void identify_text(struct eval *e, const char *text)
     eval_identify(e, text, strlen(text) + 1);
 }
 
+/* A plug-in that was built anew may compute otherwise. */
+static void identify_plugin(struct eval *e)
+{
+    char *path = cli_look_for_plugin();
+    struct stat st;
+    if (path && stat(path, &st) == 0) {
+        const int64_t what[] = {st.st_size, st.st_mtim.tv_sec, st.st_mtim.tv_nsec};
+        eval_identify(e, what, sizeof(what));
+    }
+    free(path);
+}
+
 static int identify(struct eval *e, const struct eval_options *o)
 {
+    const char *kernels = getenv("TIGHTKV_CPU");
     identify_text(e, tkv_version());
+    identify_text(e, cli_commit());
     identify_text(e, TKV_LLAMA_VERSION);
+    identify_text(e, e->session->llama->api.ggml_version());
+    identify_text(e, kernels ? kernels : "");
+    identify_plugin(e);
+    eval_identify(e, &e->session->n_threads, sizeof(e->session->n_threads));
     eval_identify(e, &o->n_ubatch, sizeof(o->n_ubatch));
-    eval_identify(e, &o->common.cpu_mask, sizeof(o->common.cpu_mask));
     for (size_t i = 0; i < e->n_parts; i++)
         identify_text(e, e->parts[i].ops->name);
     for (size_t i = 0; i < e->n_rows; i++)

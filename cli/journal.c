@@ -70,7 +70,7 @@ static int check_head(struct journal *j, uint64_t fingerprint)
     lseek(j->fd, 0, SEEK_SET);
     if (read_all(j->fd, &found, sizeof(found)) && memcmp(&found, &head, sizeof(head)) == 0)
         return CLI_OK;
-    return cli_fail("%s is of other options, another model, text or version; give another -o, or "
+    return cli_fail("%s is of other options, another model, text or build; give another -o, or "
                     "delete it to start anew",
                     j->path);
 }
@@ -114,7 +114,12 @@ int journal_add(struct journal *j, const void *record, size_t n_bytes)
     int rc = write_all(j, &n, sizeof(n));
     if (rc == CLI_OK)
         rc = write_all(j, record, n_bytes);
-    return rc == CLI_OK ? write_all(j, &hash, sizeof(hash)) : rc;
+    if (rc == CLI_OK)
+        rc = write_all(j, &hash, sizeof(hash));
+    /* Files that cannot be synchronised, as pipes, say EINVAL or EROFS. */
+    if (rc == CLI_OK && fdatasync(j->fd) != 0 && errno != EINVAL && errno != EROFS)
+        rc = cli_fail("cannot write %s: %s", j->path, strerror(errno));
+    return rc;
 }
 
 void journal_close(struct journal *j, bool keep)

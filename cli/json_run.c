@@ -61,6 +61,11 @@ static void add_machine(cJSON *run, const struct cli_common *common)
     }
 }
 
+const char *cli_commit(void)
+{
+    return TKV_COMMIT;
+}
+
 void cli_json_run(cJSON *root, const char *kind, const struct cli_common *common)
 {
     char date[32];
@@ -71,8 +76,8 @@ void cli_json_run(cJSON *root, const char *kind, const struct cli_common *common
     cJSON *run = cli_json_object(root, "run");
     cli_json_text(run, "command", common->command);
     cli_json_text(run, "version", tkv_version());
-    if (TKV_COMMIT[0])
-        cli_json_text(run, "commit", TKV_COMMIT);
+    if (cli_commit()[0])
+        cli_json_text(run, "commit", cli_commit());
     else
         cJSON_AddNullToObject(run, "commit");
     cli_json_text(run, "date", date);

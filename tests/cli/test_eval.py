@@ -155,9 +155,10 @@ class Eval(command.CommandTest):
             self.assertFalse(os.path.exists(cut))
         with open(partial, "ab") as f:
             f.write(b"\x40" + bytes(20))  # as a record that was being written
-        code, _, err = command.run(*args, "--chunks", 1, "-o", cut)
-        self.assertEqual((code, err.count("\n")), (command.DATA, 1))
-        self.assertIn("other options", err)
+        for other, env in ((("--chunks", 1), {}), (("--threads", 1), {}), ((), {"TIGHTKV_CPU": "1"})):
+            code, _, err = command.run(*args, *other, "-o", cut, env=env)
+            self.assertEqual((code, err.count("\n")), (command.DATA, 1))
+            self.assertIn("other options", err)
         code, _, err = command.run(*args, "-o", cut)
         self.assertEqual(code, command.OK, err)
         self.assertRegex(err, r"resuming: [2-9] of \d+ units are there")
