@@ -140,6 +140,22 @@ static int load_npy(struct eval *e, const char *path, struct visual_set *set)
     return rc;
 }
 
+static size_t picture_tokens(const struct visual_set *set, size_t i)
+{
+    return 1 + set->embeddings.shape[1] + set->pictures[i].text.n;
+}
+
+static int check_lengths(const struct eval *e, const struct visual_set *set, const char *path)
+{
+    int rc = CLI_OK;
+    for (size_t i = 0; i < set->n && rc == CLI_OK; i++) {
+        char *what = cli_format("%s: picture %zu", path, i + 1);
+        rc = eval_check_length(e, picture_tokens(set, i), what);
+        free(what);
+    }
+    return rc;
+}
+
 static int load(struct eval *e, struct eval_part *part, const struct eval_options *o)
 {
     if (!o->visual)
@@ -152,6 +168,8 @@ static int load(struct eval *e, struct eval_part *part, const struct eval_option
     int rc = load_npy(e, npy, set);
     if (rc == CLI_OK)
         rc = load_json(e, json, set);
+    if (rc == CLI_OK)
+        rc = check_lengths(e, set, json);
     free(npy);
     free(json);
     return rc;
@@ -170,11 +188,6 @@ static void free_state(struct eval_part *part)
 static size_t n_units(const struct eval_part *part)
 {
     return ((const struct visual_set *)part->state)->n;
-}
-
-static size_t picture_tokens(const struct visual_set *set, size_t i)
-{
-    return 1 + set->embeddings.shape[1] + set->pictures[i].text.n;
 }
 
 static struct eval_work work(const struct eval_part *part, size_t unit)

@@ -85,6 +85,7 @@ class Visual(Parts):
                  (good, json.dumps([{**seen, "text_ids": [1, 10**6]}]), "text_ids"),
                  (good, json.dumps([{**seen, "answers": [[179, 2]]}]), "answers"),
                  (good, json.dumps([{**seen, "answers": [[0, 1]]}]), "answers")]
+        cases.append((good, json.dumps([{"text_ids": [300] * 16380, "answers": [[1, 1]]}]), "picture 1: 16385 tokens"))
         for array, questions, says in cases:
             self.write(array, questions)
             self.assert_refused(command.DATA, "eval", "-q", "-m", MODEL, "--stock", "f16", "--visual", self.base, says=says)
