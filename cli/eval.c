@@ -275,6 +275,8 @@ void eval_free_parts(struct eval *e)
         free_records(e, &e->parts[i]);
         e->parts[i].ops->free(&e->parts[i]);
     }
+    free(e->text.ids);
+    e->text = (struct session_tokens){0};
     free(e->costs);
     e->costs = NULL;
 }

@@ -108,9 +108,10 @@ struct eval {
     size_t n_rows;
     struct eval_part *parts;
     size_t n_parts;
-    uint64_t fingerprint;    /* of all that decides the results */
-    struct journal *journal; /* NULL: none */
-    struct eval_cost *costs; /* [1 + n_rows], the reference first; NULL: not measured */
+    struct session_tokens text; /* of --text, for all parts; freed by eval_free_parts() */
+    uint64_t fingerprint;       /* of all that decides the results */
+    struct journal *journal;    /* NULL: none */
+    struct eval_cost *costs;    /* [1 + n_rows], the reference first; NULL: not measured */
 };
 
 /* ---- eval.c: runs parts, and what they share ------------------------------------------------ */
@@ -196,9 +197,9 @@ void eval_add_interval(struct cJSON *json, const char *key, struct stats_interva
 
 extern const struct eval_part_ops eval_text_ops;
 
-/* The tokens of a text file that has at least n_ctx of them; freed with free(). CLI_OK, or CLI_DATA
- * after a line on stderr. */
-int eval_read_text(struct session *s, const char *path, size_t n_ctx, struct session_tokens *out);
+/* Reads --text, which has --ctx tokens or more, into e->text; once, since it may be a pipe. CLI_OK,
+ * or CLI_DATA after a line on stderr. */
+int eval_read_text(struct eval *e, const struct eval_options *o);
 
 /* Scores `n_windows` windows of `n_ctx` tokens as llama-perplexity does: BOS first, second half
  * scored. Borrows the tokens. */

@@ -8,7 +8,7 @@
 #include "eval.h"
 
 struct prompts {
-    struct session_tokens text;
+    const struct session_tokens *text;
     size_t n, n_prompt, n_tokens; /* prompts, the length of each, tokens to write after it */
 };
 
@@ -23,16 +23,15 @@ static int load(struct eval *e, struct eval_part *part, const struct eval_option
     p->n_tokens = (size_t)o->n_greedy_tokens;
     p->n_prompt = (size_t)o->n_ctx - p->n_tokens;
     const size_t shape[] = {p->n, p->n_tokens, p->n_prompt};
-    int rc = eval_read_text(e->session, o->text, (size_t)o->n_ctx, &p->text);
+    p->text = &e->text;
+    int rc = eval_read_text(e, o);
     eval_identify(e, shape, sizeof(shape));
-    eval_identify(e, p->text.ids, p->text.n * sizeof(*p->text.ids));
+    eval_identify(e, e->text.ids, e->text.n * sizeof(*e->text.ids));
     return rc;
 }
 
 static void free_state(struct eval_part *part)
 {
-    if (part->state)
-        free(((struct prompts *)part->state)->text.ids);
     free(part->state);
     part->state = NULL;
 }
@@ -53,9 +52,9 @@ static struct eval_work work(const struct eval_part *part, size_t unit)
 static llama_token *make_prompt(struct session *s, const struct prompts *p, size_t unit)
 {
     const struct llama_api *api = &s->llama->api;
-    size_t first = (p->text.n - p->n_prompt) * unit / p->n;
+    size_t first = (p->text->n - p->n_prompt) * unit / p->n;
     llama_token *ids = cli_alloc(p->n_prompt, sizeof(*ids));
-    memcpy(ids, p->text.ids + first, p->n_prompt * sizeof(*ids));
+    memcpy(ids, p->text->ids + first, p->n_prompt * sizeof(*ids));
     if (api->llama_vocab_get_add_bos(s->vocab))
         ids[0] = api->llama_vocab_bos(s->vocab);
     return ids;

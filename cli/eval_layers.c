@@ -16,7 +16,7 @@ enum {
 };
 
 struct layers_state {
-    struct session_tokens window;
+    struct session_tokens window; /* of e->text */
     struct layer_survey survey;
     size_t *spec_of_row; /* [n_rows] into the survey */
 };
@@ -27,12 +27,8 @@ static int load(struct eval *e, struct eval_part *part, const struct eval_option
         return CLI_OK;
     struct layers_state *st = cli_alloc(1, sizeof(*st));
     part->state = st;
-    size_t n_bytes;
-    char *text = cli_read_file(o->text, &n_bytes);
-    if (!text)
-        return CLI_DATA;
-    int rc = session_tokenize(e->session, text, n_bytes, true, &st->window);
-    free(text);
+    int rc = eval_read_text(e, o);
+    st->window = e->text;
     size_t most = o->n_ctx < WINDOW ? (size_t)o->n_ctx : WINDOW;
     st->window.n = st->window.n < most ? st->window.n : most;
     eval_identify(e, st->window.ids, st->window.n * sizeof(*st->window.ids));
@@ -46,7 +42,6 @@ static void free_state(struct eval_part *part)
         return;
     layer_survey_free(&st->survey);
     free(st->spec_of_row);
-    free(st->window.ids);
     free(st);
     part->state = NULL;
 }

@@ -12,7 +12,6 @@
  * only. A record is the window's n_ctx - 1 tokens, as metrics_score() leaves them. */
 struct text_state {
     const struct session_tokens *text;
-    struct session_tokens own; /* what `text` is, when loaded here */
     size_t n_ctx, n_windows, first;
     llama_token *window; /* the tokens of the unit at hand */
     struct metrics_reference reference;
@@ -31,18 +30,20 @@ void eval_text_set(struct eval_part *part, const struct session_tokens *text, si
     part->state = st;
 }
 
-int eval_read_text(struct session *s, const char *path, size_t n_ctx, struct session_tokens *out)
+int eval_read_text(struct eval *e, const struct eval_options *o)
 {
+    if (e->text.ids)
+        return CLI_OK;
     size_t n_bytes;
-    char *text = cli_read_text(path, &n_bytes);
+    char *text = cli_read_text(o->text, &n_bytes);
     if (!text)
         return CLI_DATA;
-    int rc = session_tokenize(s, text, n_bytes, true, out);
+    int rc = session_tokenize(e->session, text, n_bytes, true, &e->text);
     free(text);
-    if (rc == CLI_OK && out->n < n_ctx)
+    if (rc == CLI_OK && e->text.n < (size_t)o->n_ctx)
         rc = cli_fail(
-            "%s has %zu tokens, less than one window; take a longer text or a smaller --ctx", path,
-            out->n);
+            "%s has %zu tokens, less than one window; take a longer text or a smaller --ctx",
+            o->text, e->text.n);
     return rc;
 }
 
@@ -50,24 +51,16 @@ static int load(struct eval *e, struct eval_part *part, const struct eval_option
 {
     if (!o->text)
         return CLI_OK;
-    int rc = eval_check_length(e, (size_t)o->n_ctx, "--ctx");
+    size_t n_ctx = (size_t)o->n_ctx, most = (size_t)o->n_chunks;
+    int rc = eval_check_length(e, n_ctx, "--ctx");
+    if (rc == CLI_OK)
+        rc = eval_read_text(e, o);
     if (rc != CLI_OK)
         return rc;
-    struct session_tokens tokens = {0};
-    rc = eval_read_text(e->session, o->text, (size_t)o->n_ctx, &tokens);
-    if (rc != CLI_OK) {
-        free(tokens.ids);
-        return rc;
-    }
-    size_t n_windows = tokens.n / (size_t)o->n_ctx;
-    if (n_windows > (size_t)o->n_chunks)
-        n_windows = (size_t)o->n_chunks;
-    eval_text_set(part, NULL, (size_t)o->n_ctx, n_windows);
-    struct text_state *st = part->state;
-    st->own = tokens;
-    st->text = &st->own;
-    eval_identify(e, &st->n_ctx, sizeof(st->n_ctx));
-    eval_identify(e, tokens.ids, n_windows * st->n_ctx * sizeof(*tokens.ids));
+    size_t n_windows = e->text.n / n_ctx < most ? e->text.n / n_ctx : most;
+    eval_text_set(part, &e->text, n_ctx, n_windows);
+    eval_identify(e, &n_ctx, sizeof(n_ctx));
+    eval_identify(e, e->text.ids, n_windows * n_ctx * sizeof(*e->text.ids));
     return CLI_OK;
 }
 
@@ -78,7 +71,6 @@ static void free_state(struct eval_part *part)
         return;
     if (st->has_reference)
         metrics_reference_free(&st->reference);
-    free(st->own.ids);
     free(st->window);
     free(st);
     part->state = NULL;

@@ -3,6 +3,7 @@ import json
 import os
 import random
 import struct
+import subprocess
 import tempfile
 import unittest
 
@@ -103,6 +104,13 @@ class Greedy(Parts):
         self.assertLess(coded["mean_agree"], 8)
         self.assertLess(coded["full_agree"], 1)
         self.assertEqual(result["noise_floor"]["greedy"]["n_prompts"], 5)
+
+    def test_text_from_a_pipe(self):
+        args = ["eval", "-q", "-m", MODEL, "--json", "--stock", "q4_0", "--kv", "turbo4", "--layers", *map(str, self.ARGS[2:])]
+        with open(TEXT, "rb") as f:
+            done = subprocess.run([os.environ["TIGHTKV"], *args, "--text", "-"], input=f.read(), stdout=subprocess.PIPE, check=True)
+        coded, stock = json.loads(done.stdout)["rows"]
+        self.assertEqual((coded["greedy"]["n_prompts"], stock["greedy"]["n_prompts"], len(coded["layers"])), (5, 5, 12))
 
     def test_not_asked_for_is_null(self):
         row, = self.rows("--text", TEXT, "--ctx", 64, "--chunks", 1, "--stock", "f16")
