@@ -8,7 +8,7 @@ const columns = [
     title: "setting",
     words: true,
     value: (r) => r.name,
-    note: (r) => (r.below_floor ? "not above the noise floor" : null),
+    note: (r) => r.error ?? (r.below_floor ? "not above the noise floor" : null),
   },
   {
     key: "bits_per_value",
@@ -33,7 +33,7 @@ const columns = [
   {
     key: "kld_mean",
     title: "KLD mean",
-    hint: "from the f16 cache, over all tokens",
+    hint: "from the f16 cache, over the second half of each window",
     text: kld,
     ci: "kld_ci",
   },
@@ -115,7 +115,8 @@ export function settingsTable() {
       "p",
       { class: "words" },
       "Press a heading to sort. Small figures are 95% confidence intervals. Figures are strict: " +
-        "a query reads no more exact rows than the setting promises.",
+        "a query reads no more exact rows than the setting promises. They are of the second half " +
+        "of each window, where every token has a context behind it.",
     ),
     body,
   );

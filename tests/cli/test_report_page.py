@@ -186,6 +186,12 @@ class Numbers(Page):
     def column_of(self, title, setting):
         return [row[title] for row in self.table("#settings-table") if row["setting"] == setting]
 
+    def test_a_row_that_failed_says_why(self):
+        result = report_samples.evaluation(2048)
+        result["rows"][1] = {"kv": "small", "error": "head size 40 cannot be coded"}
+        self.open({"eval.json": result})
+        self.assertIn("head size 40 cannot be coded", self.js("return document.getElementById('settings-table').innerText"))
+
     def test_merged_rows_keep_both_sources(self):
         first, second = report_samples.evaluation(2048), report_samples.evaluation(2048)
         second["run"].update(command="tightkv eval --greedy", date="2026-11-22T12:00:00Z")

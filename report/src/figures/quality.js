@@ -31,8 +31,8 @@ export const quality = {
   title: "Quality against size",
   words:
     "How far the next-token distribution moves from that of an f16 cache (Kullback–Leibler " +
-    "divergence, mean over all tokens, lower is better) against the bits that a cached value " +
-    "takes, scales and exact rows included. Down and to the left is better; the thin line joins " +
+    "divergence, mean over the second half of each window, lower is better) against the bits " +
+    "that a cached value takes, scales and exact rows included. Down and to the left is better; the thin line joins " +
     "the settings that none other beats in both. Bars are 95% confidence intervals.",
   make(dataset, picked, colours) {
     const rows = dataset.rows.filter(
