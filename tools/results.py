@@ -84,6 +84,9 @@ COLUMNS = {
 }
 
 
+BELOW_FLOOR = "\n\n\\* not above the noise floor: no loss could be measured."
+
+
 def load(folder):
     """{name: result}"""
     results = {}
@@ -103,7 +106,7 @@ def lines_of(result):
 def floor_of(result, columns):
     """What f16 through the plug-in differs from stock: a line of its own below every table of divergences."""
     floor = result.get("noise_floor")
-    return [{"kv": "noise floor", **floor}] if floor and "kld" in columns else []
+    return [{"kv": "noise floor", **floor}] if floor and {"kld", "greedy"} & set(columns) else []
 
 
 def cell(column, line):
@@ -113,6 +116,10 @@ def cell(column, line):
     except (KeyError, TypeError, ZeroDivisionError):  # not measured
         value = None
     return "-" if value is None else text(value)
+
+
+def mark(column, line):
+    return " *" if column == "kv" and line.get("below_floor") else ""
 
 
 def natural(name):
@@ -130,9 +137,10 @@ def select(results, patterns):
 def table(results, patterns, columns):
     columns = [c.strip() for c in columns.split(",")]
     lines = [line for result in select(results, patterns) for line in lines_of(result) + floor_of(result, columns)]
-    rows = [[cell(c, line) for c in columns] for line in lines]
+    rows = [[cell(c, line) + mark(c, line) for c in columns] for line in lines]
     head = [[COLUMNS[c][0] for c in columns], ["---"] * len(columns)]
-    return "\n".join("| " + " | ".join(row) + " |" for row in head + rows).replace("| --- ", "|---").replace("|--- |", "|---|")
+    text = "\n".join("| " + " | ".join(row) + " |" for row in head + rows).replace("| --- ", "|---").replace("|--- |", "|---|")
+    return text + BELOW_FLOOR if any(mark(c, line) for c in columns for line in lines) else text
 
 
 def value(results, name, kv, key):
