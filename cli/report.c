@@ -55,6 +55,13 @@ static void skip(struct report *r, const char *path, char *why)
     free(why);
 }
 
+static bool has_more(const char *at, const char *end)
+{
+    while (at < end && (*at == ' ' || *at == '\t' || *at == '\n' || *at == '\r'))
+        at++;
+    return at < end;
+}
+
 void report_add_file(struct report *r, const char *path)
 {
     size_t n_bytes;
@@ -70,6 +77,9 @@ void report_add_file(struct report *r, const char *path)
         skip(r, path,
              cli_format("no JSON from byte %zu of %zu on; was its run cut short?",
                         (size_t)(end - text), n_bytes));
+    } else if (has_more(end, text + n_bytes)) {
+        cJSON_Delete(result);
+        skip(r, path, cli_format("a second value begins behind its result; write one a file"));
     } else if (cJSON_IsString(cJSON_GetObjectItemCaseSensitive(result, "tightkv"))) {
         report_add(r, path, result);
     } else {

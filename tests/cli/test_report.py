@@ -58,18 +58,20 @@ class Report(command.CommandTest):
         self.write("good.json", whole)
         self.write("cut.json", whole[:len(whole) // 2])
         self.write("empty.json", "")
+        self.write("two.json", f"{whole}\n{whole}\n")
         self.write("other.json", '{"name": "a package"}')
         self.write("list.json", "[1, 2]")
         self.write("notes.txt", "no result")
         code, out, err = command.run("report", self.dir, "--json")
         self.assertEqual(code, command.OK, err)
-        self.assertEqual(err.count("\n"), 4, err)
+        self.assertEqual(err.count("\n"), 5, err)
         self.assertRegex(err, rf"cut\.json is left out: no JSON from byte \d+ of {len(whole) // 2} on; was its run cut short\?\n")
+        self.assertIn("two.json is left out: a second value", err)
         self.assertIn('other.json is left out: no result of tightkv', err)
         said = json.loads(out)
         self.assertEqual((said["page"], said["n_results"]), (self.page, 1))
         left = [f["file"] for f in said["skipped"]]
-        self.assertEqual(left, ["cut.json", "empty.json", "list.json", "other.json"])
+        self.assertEqual(left, ["cut.json", "empty.json", "list.json", "other.json", "two.json"])
         self.assertEqual([f["file"] for f in results_in(self.page)["skipped"]], left)
 
     def test_strings_do_not_break_out(self):
