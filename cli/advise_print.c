@@ -176,6 +176,32 @@ static void print_table(const struct advise *a)
         free(cells[i]);
 }
 
+/* A word as a shell takes it whole. */
+static void print_word(const char *word)
+{
+    if (!strpbrk(word, " \t\n\"'`$\\*?[]{}()<>|&;!#~")) {
+        fputs(word, stdout);
+        return;
+    }
+    putchar('\'');
+    for (const char *p = word; *p; p++) {
+        if (*p == '\'')
+            fputs("'\\''", stdout);
+        else
+            putchar(*p);
+    }
+    putchar('\'');
+}
+
+static void print_run(const char *path, const char *spec, uint32_t ctx)
+{
+    fputs("Take it: tightkv run -m ", stdout);
+    print_word(path);
+    fputs(" --kv ", stdout);
+    print_word(spec);
+    printf(" -- llama-server -c %u\n", ctx);
+}
+
 /* The command that takes the advice: what fits the budget, else the small loss. */
 static void print_command(const struct advise *a)
 {
@@ -187,7 +213,7 @@ static void print_command(const struct advise *a)
     else if (a->budget > 0)
         r = usable, ctx = a->fitting_ctx;
     if (r != &a->floor && ctx > 0)
-        printf("Take it: tightkv run -m %s --kv %s -- llama-server -c %u\n", a->path, r->spec, ctx);
+        print_run(a->path, r->spec, ctx);
 }
 
 static int print_text(const struct advise *a)

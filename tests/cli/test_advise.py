@@ -1,5 +1,6 @@
 """tightkv advise on the embedded model: a quick look whose figures must agree with each other, and what is refused."""
 import os
+import shlex
 import tempfile
 import unittest
 
@@ -79,6 +80,15 @@ class Advise(command.CommandTest):
                          "1024 MiB hold an f16 cache of 256 tokens"):
             self.assertIn(expected, out)
         self.assertTrue(all(len(line) <= 120 for line in out.splitlines()[2:]), out)
+
+    def test_command_to_take(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "a 'model' of mine.gguf")
+            os.symlink(MODEL, path)
+            code, out, _ = command.run("advise", path, "--quick", "--ctx", 4096, "-q")
+            self.assertEqual(code, command.OK)
+            words = shlex.split(out.splitlines()[-1].removeprefix("Take it:"))
+            self.assertEqual(words[:4], ["tightkv", "run", "-m", path])
 
     def test_wrong_use(self):
         self.assert_refused(command.USAGE, "advise", says="which model")
