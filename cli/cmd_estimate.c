@@ -262,6 +262,10 @@ static int fill_rows(struct estimate *e, const struct cli_common *common)
 static int count_weights(struct estimate *e)
 {
     struct stat st;
+    if (e->model.n_files > 1)
+        return cli_fail("%s is one of %u files of the model, and their weights cannot be counted "
+                        "here; take their size off --memory and leave out --with-weights",
+                        e->path, e->model.n_files);
     if (stat(e->path, &st) != 0)
         return cli_fail("cannot read %s: %s", e->path, strerror(errno));
     e->weights = (double)st.st_size;

@@ -199,6 +199,15 @@ static const struct arch_rule *rule_of(const char *arch)
     return &no_rule;
 }
 
+/* Files that the model is split into. */
+static uint32_t count_files(const struct header *h)
+{
+    int64_t id = h->api->gguf_find_key(h->gguf, "split.count");
+    if (id < 0 || h->api->gguf_get_kv_type(h->gguf, id) != GGUF_TYPE_UINT16)
+        return 1;
+    return h->api->gguf_get_val_u16(h->gguf, id);
+}
+
 static bool read_arch(struct header *h, struct model_layers *m)
 {
     int64_t id = h->api->gguf_find_key(h->gguf, "general.architecture");
@@ -209,6 +218,7 @@ static bool read_arch(struct header *h, struct model_layers *m)
     h->rule = rule_of(m->arch);
     h->n_layers = number(h, "block_count", 0);
     m->trained_ctx = number(h, "context_length", 0);
+    m->n_files = count_files(h);
     if (strcmp(m->arch, "clip") == 0)
         return fail(h, "this is a projector, which has no cache; name the language model");
     if (h->n_layers == 0 || h->n_layers > MAX_LAYERS)

@@ -39,6 +39,7 @@ struct model_layers {
     uint32_t trained_ctx; /* tokens that the model was trained for, 0: the header does not say */
     uint32_t n_layers;
     uint32_t n_shared; /* of them, last ones that read the caches of others */
+    uint32_t n_files;  /* that the weights are split into; this is one of them */
     struct model_layer *layers;
 };
 

@@ -1,7 +1,7 @@
 """Writes headers of GGUF files: metadata and tensor descriptions, enough for whoever does not read tensors."""
 import struct
 
-U32, I32, F32, BOOL, STRING, ARRAY = 4, 5, 6, 7, 8, 9
+U16, U32, I32, F32, BOOL, STRING, ARRAY = 2, 4, 5, 6, 7, 8, 9
 
 
 def _text(s):
@@ -21,10 +21,11 @@ def _value(value):
     return U32, struct.pack("<I", value)
 
 
-def write(path, arch, metadata, tensor_rows=8):
+def write(path, arch, metadata, tensor_rows=8, n_files=1):
     """A file of architecture `arch`; keys of `metadata` lack its prefix. One f32 tensor of 32 * tensor_rows."""
     pairs = {"general.architecture": arch, **{f"{arch}.{key}": value for key, value in metadata.items()}}
-    out = b"GGUF" + struct.pack("<IQQ", 3, 1, len(pairs))
+    out = b"GGUF" + struct.pack("<IQQ", 3, 1, len(pairs) + 1)
+    out += _text("split.count") + struct.pack("<IH", U16, n_files)
     for key, value in pairs.items():
         kind, data = _value(value)
         out += _text(key) + struct.pack("<I", kind) + data

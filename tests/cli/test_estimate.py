@@ -152,6 +152,9 @@ class Estimate(command.CommandTest):
         self.assertEqual(result["memory_bytes"], free)
         self.assertEqual(found["stock:f16"], free // (4 * F16_LAYER) // 256 * 256)
         self.assert_refused(command.DATA, "estimate", path, "--memory", "0.1K", "--with-weights", says="--memory")
+        gguf_header.write(path, "llama", PLAIN, n_files=3)
+        self.assert_refused(command.DATA, "estimate", path, "--memory", "64M", "--with-weights", says="one of 3 files")
+        self.longest(path, "64M")
 
     def test_what_fits_at_the_ends(self):
         found, _ = self.longest(self.write("llama"), "4K")
