@@ -221,15 +221,18 @@ static int run(struct eval *e, struct eval_part *part, size_t unit, const struct
 
 /* ---- results -------------------------------------------------------------------------------- */
 
-size_t eval_recall_right(const struct eval *e, const struct eval_part *part,
-                         const struct eval_row *row, size_t *n_asked)
+/* In the items that `beside` was asked too. */
+static size_t count_right(const struct eval *e, const struct eval_part *part,
+                          const struct eval_row *row, const struct eval_row *beside,
+                          size_t *n_asked)
 {
     const struct recall_set *set = part->state;
     size_t n_right = 0;
     *n_asked = 0;
     for (size_t unit = 0; unit < part->n_units; unit++) {
         const struct eval_record *record = eval_record_of(e, part, unit, row);
-        const bool *right = record ? record->data : NULL;
+        bool both = record && eval_record_of(e, part, unit, beside);
+        const bool *right = both ? record->data : NULL;
         for (size_t i = 0; right && i < set->items[unit].n_questions; i++) {
             n_right += right[i];
             ++*n_asked;
@@ -238,12 +241,18 @@ size_t eval_recall_right(const struct eval *e, const struct eval_part *part,
     return n_right;
 }
 
+size_t eval_recall_right(const struct eval *e, const struct eval_part *part,
+                         const struct eval_row *row, size_t *n_asked)
+{
+    return count_right(e, part, row, row, n_asked);
+}
+
 static void add_json(const struct eval *e, const struct eval_part *part, const struct eval_row *row,
                      cJSON *json)
 {
     size_t n_asked, n_asked_f16;
     size_t n_right = eval_recall_right(e, part, row, &n_asked);
-    size_t n_right_f16 = eval_recall_right(e, part, NULL, &n_asked_f16);
+    size_t n_right_f16 = count_right(e, part, NULL, row, &n_asked_f16);
     cli_json_number(json, "recall", n_asked ? (double)n_right / (double)n_asked : NAN);
     cli_json_number(json, "recall_f16",
                     n_asked_f16 ? (double)n_right_f16 / (double)n_asked_f16 : NAN);

@@ -249,15 +249,17 @@ static int run(struct eval *e, struct eval_part *part, size_t unit, const struct
 
 /* ---- results -------------------------------------------------------------------------------- */
 
+/* On the pictures that `beside` was asked about too. */
 static size_t count_right(const struct eval *e, const struct eval_part *part,
-                          const struct eval_row *row, size_t *n)
+                          const struct eval_row *row, const struct eval_row *beside, size_t *n)
 {
     const struct visual_set *set = part->state;
     size_t n_right = 0;
     *n = 0;
     for (size_t unit = 0; unit < part->n_units; unit++) {
         const struct eval_record *record = eval_record_of(e, part, unit, row);
-        const bool *right = record ? record->data : NULL;
+        bool both = record && eval_record_of(e, part, unit, beside);
+        const bool *right = both ? record->data : NULL;
         for (size_t i = 0; right && i < set->pictures[unit].n_answers; i++) {
             n_right += right[i];
             ++*n;
@@ -270,8 +272,8 @@ static void add_json(const struct eval *e, const struct eval_part *part, const s
                      cJSON *json)
 {
     size_t n, n_f16;
-    size_t n_right = count_right(e, part, row, &n),
-           n_right_f16 = count_right(e, part, NULL, &n_f16);
+    size_t n_right = count_right(e, part, row, row, &n),
+           n_right_f16 = count_right(e, part, NULL, row, &n_f16);
     cli_json_number(json, "visual", n ? (double)n_right / (double)n : NAN);
     cli_json_number(json, "visual_f16", n_f16 ? (double)n_right_f16 / (double)n_f16 : NAN);
     eval_add_interval(json, "visual_ci", stats_wilson(n_right, n));
