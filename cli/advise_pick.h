@@ -23,7 +23,7 @@ struct advise_rung {
 /* How much loss is acceptable. */
 struct advise_level {
     const char *key, *name;
-    double limit; /* of the divergence above the noise floor, on any text */
+    double limit; /* of the divergence above the noise floor, on other texts too */
 };
 enum {
     ADVISE_LEVELS = 3

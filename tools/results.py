@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes docs/results.md from docs/results.md.in and the JSON in docs/results.
 
-results.py [--check]     --check writes nothing: exit status 1 when docs/results.md is not what they give
+results.py [--check] [DOCS]     --check writes nothing: exit status 1 when docs/results.md is not what they give
 
 In the template, NAMES are file names without .json, with shell patterns, in order:
   {{table NAMES: column, ...}}     a line for every row of each file, or for the file where it has no rows
@@ -93,8 +93,15 @@ def load(folder):
     for file in sorted(os.listdir(folder)):
         if file.endswith(".json"):
             with open(os.path.join(folder, file), encoding="utf-8") as f:
-                results[file.removesuffix(".json")] = json.load(f)
+                results[file.removesuffix(".json")] = parse(file, f.read())
     return results
+
+
+def parse(file, text):
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise SystemExit(f"results.py: docs/results/{file} is no JSON ({error}); was its run cut short?") from None
 
 
 def lines_of(result):
@@ -170,10 +177,13 @@ def fill(template, results):
 
 
 def main():
-    with open(os.path.join(ROOT, "results.md.in"), encoding="utf-8") as f:
-        text = fill(f.read(), load(os.path.join(ROOT, "results")))
-    path = os.path.join(ROOT, "results.md")
-    if "--check" not in sys.argv[1:]:
+    check = "--check" in sys.argv[1:]
+    docs = next((arg for arg in sys.argv[1:] if arg != "--check"), ROOT)
+    results = load(os.path.join(docs, "results"))
+    with open(os.path.join(docs, "results.md.in"), encoding="utf-8") as f:
+        text = fill(f.read(), results)
+    path = os.path.join(docs, "results.md")
+    if not check:
         with open(path, "w", encoding="utf-8") as f:
             f.write(text)
         return 0
