@@ -17,6 +17,11 @@ import sys
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "docs")
 
 
+def small(digits):
+    """As number(), but what would round to nothing as a power of ten."""
+    return lambda v: f"{v:.1e}" if 0 < abs(v) < .5 * 10 ** -digits else number(digits)(v)
+
+
 def number(digits):
     return lambda v: f"{v:.{digits}f}".replace("0.", ".", 1) if abs(v) < 1 else f"{v:.{digits}f}"
 
@@ -54,15 +59,15 @@ COLUMNS = {
     "kv": ("setting", "kv", setting),
     "bits": ("bits in all", "bits_per_value", number(2)),
     "mib": ("MiB", "kv_mib", number(1)),
-    "kld": ("KLD mean", "kld_mean", number(6)),
-    "kld_ci": ("95% interval", lambda r: r.get("kld_ci") and " to ".join(map(number(6), r["kld_ci"])), str),
-    "median": ("median", "kld_median", number(5)),
-    "p999": ("99.9%", "kld_p999", number(4)),
+    "kld": ("KLD mean", "kld_mean", small(6)),
+    "kld_ci": ("95% interval", lambda r: r.get("kld_ci") and " to ".join(map(small(6), r["kld_ci"])), str),
+    "median": ("median", "kld_median", small(5)),
+    "p999": ("99.9%", "kld_p999", small(4)),
     "top": ("same top-1", "same_top1", percent(2)),
     "ppl": ("perplexity over f16", "ppl_change", signed),
     "n_ctx": ("context", "n_ctx", str),
     "n_windows": ("windows", "n_windows", str),
-    "noise_floor": ("noise floor", "noise_floor.kld_mean", number(6)),
+    "noise_floor": ("noise floor", "noise_floor.kld_mean", small(6)),
     "n_questions": ("questions", "n_questions", str),
     "recall": ("right", "recall", percent(1)),
     "recall_f16": ("right with f16", "recall_f16", percent(1)),
