@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Writes docs/results.md from docs/results.md.in and the JSON in docs/results.
 
-results.py [--check] [DOCS]     --check writes nothing: exit status 1 when docs/results.md is not what they give
+results.py [--check] [DOCS]     --check writes nothing: exit status 1 when docs/results.md is not what they give, or when
+                                a result was not written by tightkv itself and does not say "transcribed"
 
 In the template, NAMES are file names without .json, with shell patterns, in order:
   {{table NAMES: column, ...}}     a line for every row of each file, or for the file where it has no rows
@@ -113,6 +114,11 @@ def parse(file, text):
         raise SystemExit(f"results.py: docs/results/{file} is no JSON ({error}); was its run cut short?") from None
 
 
+def not_run(results):
+    """Names of results that lack the time that tightkv writes into all of its own."""
+    return [name for name, r in results.items() if r.get("run", {}).get("seconds") is None and not r.get("transcribed")]
+
+
 def lines_of(result):
     """Each row with what stands beside the rows; the row's own keys count."""
     beside = {key: value for key, value in result.items() if key != "rows"}
@@ -189,6 +195,11 @@ def main():
     check = "--check" in sys.argv[1:]
     docs = next((arg for arg in sys.argv[1:] if arg != "--check"), ROOT)
     results = load(os.path.join(docs, "results"))
+    by_hand = not_run(results)
+    if check and by_hand:
+        print(f"docs/results: {', '.join(by_hand)}: run.seconds is null, so tightkv did not write it; measure it again "
+              'or say "transcribed": true')
+        return 1
     with open(os.path.join(docs, "results.md.in"), encoding="utf-8") as f:
         text = fill(f.read(), results)
     path = os.path.join(docs, "results.md")
