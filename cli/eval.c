@@ -20,7 +20,7 @@ static struct eval_record *slot_of(const struct eval *e, const struct eval_part 
 const struct eval_record *eval_record_of(const struct eval *e, const struct eval_part *part,
                                          size_t unit, const struct eval_row *row)
 {
-    if (!part->records)
+    if (!part->records || unit >= part->n_units)
         return NULL;
     const struct eval_record *record = slot_of(e, part, unit, row);
     return record->data ? record : NULL;

@@ -177,7 +177,7 @@ const char *harden_refusal(const struct harden_file *f, const struct model_layer
         return "has no layer with keys of its own";
     if (harden_file_has(f, "tightkv.harden.seed"))
         return "is a hardened model already; name the original";
-    if (harden_file_has(f, "split.count"))
+    if (m->n_files > 1)
         return "is one file of several; join them with llama-gguf-split --merge";
     if (m->n_shared)
         return "has layers that read the keys of others, which one factor cannot serve";
