@@ -187,3 +187,26 @@ double test_rel_mse(const float *a, const float *b, size_t n)
     }
     return energy > 0 ? error / energy : error > 0 ? INFINITY : 0;
 }
+
+void test_start(struct test_page *p, const char *name, uint32_t D, tkv_kind kind)
+{
+    static struct tkv_kernels kernels;
+    struct test_level levels[MAX_LEVELS];
+    kernels = levels[test_levels(levels) - 1].kernels;
+    test_page_init(p, tkv_codec_by_name(name), &kernels, D, kind);
+}
+
+double test_distortion(const char *name, uint32_t D, tkv_kind kind, uint64_t n_pages)
+{
+    struct test_page p;
+    double mse = 0;
+    test_start(&p, name, D, kind);
+    for (uint64_t seed = 0; seed < n_pages; seed++) {
+        test_rows(p.x, D, ROWS_GAUSSIAN, seed);
+        test_encode(&p, p.x, ALL_TOKENS);
+        test_decode(&p);
+        mse += test_rel_mse(p.x, p.y, p.n) / (double)n_pages;
+    }
+    test_page_free(&p);
+    return mse;
+}

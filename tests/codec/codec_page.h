@@ -60,6 +60,8 @@ struct test_page {
 
 void test_page_init(struct test_page *p, const struct tkv_codec_ops *ops,
                     const struct tkv_kernels *kernels, uint32_t D, tkv_kind kind);
+/* The same by the codec's name, with the best kernels. */
+void test_start(struct test_page *p, const char *name, uint32_t D, tkv_kind kind);
 void test_page_free(struct test_page *p);
 /* Encodes a copy of x and checks the guard bytes. */
 void test_encode(struct test_page *p, const float *x, uint64_t valid);
@@ -72,5 +74,7 @@ void test_save_and_restore(struct test_page *p);
 
 /* ||a - b||^2 / ||a||^2 over n values. */
 double test_rel_mse(const float *a, const float *b, size_t n);
+/* Mean of it over so many pages of Gaussian rows. */
+double test_distortion(const char *name, uint32_t D, tkv_kind kind, uint64_t n_pages);
 
 #endif

@@ -7,30 +7,6 @@
 
 #include "base/half.h"
 
-static void start(struct test_page *p, const char *name, uint32_t D, tkv_kind kind)
-{
-    static struct tkv_kernels kernels;
-    struct test_level levels[MAX_LEVELS];
-    kernels = levels[test_levels(levels) - 1].kernels;
-    test_page_init(p, tkv_codec_by_name(name), &kernels, D, kind);
-}
-
-/* Relative error over 32 pages of Gaussian rows. */
-static double distortion(const char *name, uint32_t D, tkv_kind kind)
-{
-    struct test_page p;
-    double mse = 0;
-    start(&p, name, D, kind);
-    for (uint64_t seed = 0; seed < 32; seed++) {
-        test_rows(p.x, D, ROWS_GAUSSIAN, seed);
-        test_encode(&p, p.x, ALL_TOKENS);
-        test_decode(&p);
-        mse += test_rel_mse(p.x, p.y, p.n) / 32;
-    }
-    test_page_free(&p);
-    return mse;
-}
-
 /* A step is the range of a line over 2^bits - 1; the range of n Gaussians squared is 23.1 for the 64
  * of a key line, 28.3 for the 128 of a value line (by simulation). Rounding leaves a twelfth of a
  * squared step of all but the two ends. */
@@ -42,7 +18,7 @@ static void kvarn_distortion(void **state)
         for (int kind = TKV_K; kind <= TKV_V; kind++) {
             const double n = kind == TKV_K ? 64 : 128, range_sq = kind == TKV_K ? 23.1 : 28.3;
             const double want = range_sq / pow((1 << bits) - 1, 2) / 12 * (n - 2) / n;
-            const double got = distortion(names[bits - 2], 128, (tkv_kind)kind);
+            const double got = test_distortion(names[bits - 2], 128, (tkv_kind)kind, 32);
             printf("%s %c: relative error %.5f, %.5f expected\n", names[bits - 2], "KV"[kind], got,
                    want);
             assert_true(fabs(got / want - 1) < 0.08); /* few levels do not round evenly */
@@ -65,7 +41,7 @@ static void kvarn_evens_out(void **state)
     for (int kind = TKV_K; kind <= TKV_V; kind++) {
         struct test_page p;
         double error = 0;
-        start(&p, "kvarn4", D, (tkv_kind)kind);
+        test_start(&p, "kvarn4", D, (tkv_kind)kind);
         test_rows(p.x, D, ROWS_GAUSSIAN, 1);
         for (size_t i = 0; i < p.n; i++)
             p.x[i] *= size_of(i / D, i % D);
@@ -105,7 +81,7 @@ static void kvarn_keeps_codes(void **state)
     static uint8_t before[64 * D / 2];
     for (int kind = TKV_K; kind <= TKV_V; kind++) {
         struct test_page p;
-        start(&p, "kvarn4", D, (tkv_kind)kind);
+        test_start(&p, "kvarn4", D, (tkv_kind)kind);
         test_rows(p.x, D, ROWS_HEAVY, 2);
         test_to_basis(&p);
         test_encode(&p, p.x, ALL_TOKENS);
@@ -130,7 +106,7 @@ static void qjl_distortion(void **state)
     };
     struct test_page p;
     double mse = 0, gain = 0;
-    start(&p, "qjl", D, TKV_K);
+    test_start(&p, "qjl", D, TKV_K);
     for (uint64_t seed = 0; seed < 32; seed++) {
         test_rows(p.x, D, ROWS_GAUSSIAN, seed);
         test_encode(&p, p.x, ALL_TOKENS);
@@ -158,8 +134,8 @@ static void qjl_estimates(void **state)
         const uint32_t D = test_dims[i];
         const double turn = sqrt(0.5);
         struct test_page p, queries;
-        start(&p, "qjl", D, TKV_K);
-        start(&queries, "qjl", D, TKV_K);
+        test_start(&p, "qjl", D, TKV_K);
+        test_start(&queries, "qjl", D, TKV_K);
         test_rows(p.x, D, ROWS_HEAVY, i);
         test_rows(queries.x, D, ROWS_GAUSSIAN, 100 + i);
         test_encode(&p, p.x, ALL_TOKENS);

@@ -7,30 +7,6 @@
 
 #include "base/half.h"
 
-static void start(struct test_page *p, const char *name, uint32_t D, tkv_kind kind)
-{
-    static struct tkv_kernels kernels;
-    struct test_level levels[MAX_LEVELS];
-    kernels = levels[test_levels(levels) - 1].kernels;
-    test_page_init(p, tkv_codec_by_name(name), &kernels, D, kind);
-}
-
-/* Relative error over 64 pages of Gaussian rows. */
-static double distortion(const char *name, uint32_t D, tkv_kind kind)
-{
-    struct test_page p;
-    double mse = 0;
-    start(&p, name, D, kind);
-    for (uint64_t seed = 0; seed < 64; seed++) {
-        test_rows(p.x, D, ROWS_GAUSSIAN, seed);
-        test_encode(&p, p.x, ALL_TOKENS);
-        test_decode(&p);
-        mse += test_rel_mse(p.x, p.y, p.n) / 64;
-    }
-    test_page_free(&p);
-    return mse;
-}
-
 /* 1/12 of the squared step, over all steps of a page. */
 static double expected_q8(const struct test_page *p)
 {
@@ -49,7 +25,7 @@ static void q8_distortion(void **state)
 {
     (void)state;
     struct test_page p;
-    start(&p, "q8", 128, TKV_K);
+    test_start(&p, "q8", 128, TKV_K);
     assert_int_equal(p.bytes, 64 * 130);
     test_rows(p.x, 128, ROWS_SCALES, 1);
     test_encode(&p, p.x, ALL_TOKENS);
@@ -57,7 +33,7 @@ static void q8_distortion(void **state)
     const double mse = test_rel_mse(p.x, p.y, p.n);
     assert_true(fabs(mse / expected_q8(&p) - 1) < 0.05);
     test_page_free(&p);
-    const double gaussian = distortion("q8", 128, TKV_V);
+    const double gaussian = test_distortion("q8", 128, TKV_V, 64);
     printf("q8: relative error %.2e\n", gaussian);
     assert_true(gaussian < 5e-5);
 }
@@ -71,7 +47,7 @@ static void q8_codes(void **state)
             D = 96
         };
         struct test_page p;
-        start(&p, "q8", D, (tkv_kind)kind);
+        test_start(&p, "q8", D, (tkv_kind)kind);
         test_rows(p.x, D, ROWS_SCALES, 2);
         test_encode(&p, p.x, ALL_TOKENS);
         for (size_t t = 0; t < TOKENS; t++) {
@@ -98,8 +74,8 @@ static void kivi_distortion(void **state)
 {
     (void)state;
     for (int kind = TKV_K; kind <= TKV_V; kind++) {
-        const double four = distortion("kivi4", 128, (tkv_kind)kind);
-        const double two = distortion("kivi2", 128, (tkv_kind)kind);
+        const double four = test_distortion("kivi4", 128, (tkv_kind)kind, 64);
+        const double two = test_distortion("kivi2", 128, (tkv_kind)kind, 64);
         printf("kivi4: relative error %.5f, kivi2: %.5f\n", four, two);
         assert_true(fabs(four / 0.00612 - 1) < 0.02);
         assert_true(fabs(two / 0.155 - 1) < 0.02);
@@ -129,7 +105,7 @@ static void kivi_ranges(void **state)
     };
     for (int kind = TKV_K; kind <= TKV_V; kind++) {
         struct test_page p;
-        start(&p, "kivi4", D, (tkv_kind)kind);
+        test_start(&p, "kivi4", D, (tkv_kind)kind);
         test_rows(p.x, D, ROWS_OUTLIER, 4);
         test_to_basis(&p); /* to f16 */
         test_encode(&p, p.x, ALL_TOKENS);
