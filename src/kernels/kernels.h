@@ -62,6 +62,15 @@ struct tkv_kernels {
     /* The inverse (transpose) of rotate. */
     void (*unrotate)(float *x, size_t n, uint32_t D, const float *sign);
 
+    /* y[r][j] = sum_i x[r][i] * m[i][j] over i in ascending order, products and sums rounded one
+     * by one; x: [n][D], m: [D][D], 64-byte aligned. y must not overlap x. */
+    void (*basis)(const float *x, size_t n, uint32_t D, const float *m, float *y);
+    /* In place on n rows of D: pair i of values (i, i + half) for i < half, or (2 * i, 2 * i + 1)
+     * when half is 0, becomes (a * c - b * s, a * s + b * c), c and s = turn[i][0, 1], for
+     * i < n_pairs. */
+    void (*turn)(float *x, size_t n, uint32_t D, uint32_t half, uint32_t n_pairs,
+                 const float (*turn)[2]);
+
     /* --- attention on tiles --- */
     /* s[r][t] = sum_d q[r][d] * (tile[t][d] - 128), exact in i32. q: [n_rows][D] s8. s:
      * [n_rows][64]. */
@@ -141,6 +150,20 @@ struct tkv_kernels {
     /* n groups of 32 values: x = code * delta[g] + least[g]. bits: 4, 3 or 2. */
     void (*kivi_groups)(const uint8_t *codes, const float *least, const float *delta, size_t n,
                         uint32_t bits, float *x);
+
+    /* --- trellis: coefficients that share bits (format/trellis.h) --- */
+    /* Page codes to an i8 tile of the kind: levels in steps. bits: [D], of each coefficient. */
+    void (*trellis_tile_k)(const uint8_t *codes, const uint8_t *bits, uint32_t D, uint8_t *tile,
+                           struct tkv_ahead *ahead);
+    void (*trellis_tile_v)(const uint8_t *codes, const uint8_t *bits, uint32_t D, int8_t *tile,
+                           struct tkv_ahead *ahead);
+    /* The streams nearest to x [D][64], values in steps: windows[d][t] is the last 8 bits after
+     * coefficient d. An error of e steps in coefficient d costs (e * reach[d])^2, where value and
+     * level times reach[d] are rounded to integers within TKV_TRELLIS_MOST; best when that is
+     * around 3^2, see format/trellis.h. The lowest window wins a tie. scratch: TKV_TRELLIS_SCRATCH_BYTES, 64-byte
+     * aligned. */
+    void (*trellis_codes)(const float *x, const uint8_t *bits, const float *reach, uint32_t D,
+                          uint8_t *windows, void *scratch);
 
     /* --- polar: angle codes over blocks of 16 (FORMAT.md, polar) --- */
     /* Rows [64][D] to angle codes and squared radii; every sum and product in the reference's

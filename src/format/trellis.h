@@ -1,0 +1,51 @@
+/* Trellis-coded coefficients (FORMAT.md, tight): constants and layout.
+ *
+ * A token's coefficients are coded one after the other into a stream of bits, coefficient i taking
+ * bits[i] new ones; its value is levels[bits[i]][w], w the last 8 bits of the stream (before it
+ * begins: zeros). So neighbouring coefficients share bits, and the encoder searches the whole
+ * stream for the one that is nearest.
+ *
+ * In a page, coefficient i of 64 tokens takes bits[i] words of 64 bits, the oldest bit first: bit t
+ * of a word, little-endian, belongs to token t. */
+#ifndef TKV_FORMAT_TRELLIS_H
+#define TKV_FORMAT_TRELLIS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "tightkv/tightkv.h"
+
+#define TKV_TRELLIS_WINDOW 8 /* bits that a value is looked up by */
+#define TKV_TRELLIS_STATES (1 << TKV_TRELLIS_WINDOW)
+#define TKV_TRELLIS_BITS   6 /* most new bits of a coefficient */
+
+/* Values of unit variance, in steps of TKV_TRELLIS_STEP; row 0 is zeros. */
+extern const int8_t tkv_trellis_levels[TKV_TRELLIS_BITS + 1][TKV_TRELLIS_STATES];
+
+/* 127 steps reach beyond the largest level. */
+#define TKV_TRELLIS_STEP (1.0f / 32)
+
+/* The encoder's search (kernels.h, trellis_codes) counts in 16 bits: values that `reach` scales are
+ * kept within TKV_TRELLIS_MOST, the cost of an error grows no longer by its square but by itself
+ * from TKV_TRELLIS_FAR on, and a stream that is worse than the best by more than TKV_TRELLIS_LOST
+ * counts as that much worse. */
+#define TKV_TRELLIS_MOST 4000
+#define TKV_TRELLIS_FAR  128
+#define TKV_TRELLIS_LOST 40000
+
+/* Tokens that are searched together, and what the search needs for them: the cost of the best
+ * stream to each window, and for each coefficient the bits that fell out of the best one. */
+#define TKV_TRELLIS_LANES 32
+#define TKV_TRELLIS_SCRATCH_BYTES                                                                  \
+    (TKV_TRELLIS_LANES * (TKV_TRELLIS_STATES * 3 + TKV_MAX_HEAD_DIM * (TKV_TRELLIS_STATES / 2)))
+
+/* Bytes of a page's codes. */
+static inline size_t tkv_trellis_bytes(const uint8_t *bits, uint32_t D)
+{
+    size_t n = 0;
+    for (uint32_t i = 0; i < D; i++)
+        n += bits[i];
+    return n * sizeof(uint64_t);
+}
+
+#endif

@@ -1,0 +1,59 @@
+/* Rows into a learned basis, in plain C for the compiler to turn into vectors of each instruction
+ * set: a lane is one output, whose sum is in the same order everywhere. */
+#ifndef TKV_BASIS_STEPS_H
+#define TKV_BASIS_STEPS_H
+
+#include <string.h>
+
+#include "base/compiler.h"
+#include "kernels/kernels.h"
+
+#define TKV_BASIS_LANES 32
+
+/* `n_rows` rows by 32 outputs, kept in registers. */
+TKV_INLINE void tkv_basis_block(const float *restrict x, uint32_t n_rows, uint32_t D, size_t lanes,
+                                const float *restrict m, float *restrict y)
+{
+    float sum[4][TKV_BASIS_LANES] = {{0}};
+    for (uint32_t i = 0; i < D; i++)
+        for (uint32_t r = 0; r < n_rows; r++)
+            for (size_t j = 0; j < lanes; j++)
+                sum[r][j] += x[(size_t)r * D + i] * m[(size_t)i * D + j];
+    for (uint32_t r = 0; r < n_rows; r++)
+        memcpy(y + (size_t)r * D, sum[r], lanes * sizeof(float));
+}
+
+TKV_INLINE void tkv_basis_rows(const float *restrict x, uint32_t n_rows, uint32_t D,
+                               const float *restrict m, float *restrict y)
+{
+    uint32_t j = 0;
+    for (; j + TKV_BASIS_LANES <= D; j += TKV_BASIS_LANES)
+        tkv_basis_block(x, n_rows, D, TKV_BASIS_LANES, m + j, y + j);
+    if (j < D)
+        tkv_basis_block(x, n_rows, D, 16, m + j, y + j);
+}
+
+TKV_INLINE void tkv_basis_all(const float *restrict x, size_t n, uint32_t D,
+                              const float *restrict m, float *restrict y)
+{
+    size_t r = 0;
+    for (; r + 4 <= n; r += 4)
+        tkv_basis_rows(x + r * D, 4, D, m, y + r * D);
+    for (; r < n; r++)
+        tkv_basis_rows(x + r * D, 1, D, m, y + r * D);
+}
+
+TKV_INLINE void tkv_turn_all(float *restrict x, size_t n, uint32_t D, uint32_t half,
+                             uint32_t n_pairs, const float (*restrict turn)[2])
+{
+    const uint32_t step = half ? 1 : 2, apart = half ? half : 1;
+    for (size_t r = 0; r < n; r++, x += D)
+        for (uint32_t i = 0; i < n_pairs; i++) {
+            const float a = x[i * step], b = x[i * step + apart];
+            const float c = turn[i][0], s = turn[i][1];
+            x[i * step] = a * c - b * s;
+            x[i * step + apart] = a * s + b * c;
+        }
+}
+
+#endif

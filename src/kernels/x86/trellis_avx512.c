@@ -1,0 +1,262 @@
+/* Trellis codes to tiles for AVX-512: one register holds a coefficient's windows of all 64 tokens. */
+#include <immintrin.h>
+#include <string.h>
+
+#include "base/compiler.h"
+#include "format/trellis.h"
+#include "kernels/ahead.h"
+#include "kernels/kernels.h"
+#include "kernels/trellis_scale.h"
+
+void tkv_trellis_avx512(struct tkv_kernels *k);
+
+/* What turns pages into levels: the place in the codes, and the windows so far. */
+struct stream {
+    const uint8_t *codes;
+    __m512i windows;
+};
+
+TKV_INLINE __m512i look_up(const int8_t *levels, __m512i windows)
+{
+    const __m512i low = _mm512_permutex2var_epi8(_mm512_loadu_si512(levels), windows,
+                                                 _mm512_loadu_si512(levels + 64));
+    const __m512i high = _mm512_permutex2var_epi8(_mm512_loadu_si512(levels + 128), windows,
+                                                  _mm512_loadu_si512(levels + 192));
+    return _mm512_mask_blend_epi8(_mm512_movepi8_mask(windows), low, high);
+}
+
+/* The levels of one more coefficient, by token. */
+TKV_INLINE __m512i next_levels(struct stream *s, uint32_t bits)
+{
+    const __m512i one = _mm512_set1_epi8(1);
+    for (uint32_t plane = 0; plane < bits; plane++, s->codes += sizeof(uint64_t)) {
+        uint64_t word;
+        memcpy(&word, s->codes, sizeof word);
+        s->windows = _mm512_add_epi8(s->windows, s->windows);
+        s->windows = _mm512_mask_add_epi8(s->windows, _cvtu64_mask64(word), s->windows, one);
+    }
+    return look_up(tkv_trellis_levels[bits], s->windows);
+}
+
+static void trellis_tile_k_avx512(const uint8_t *codes, const uint8_t *bits, uint32_t D,
+                                  uint8_t *tile, struct tkv_ahead *ahead)
+{
+    struct stream s = {codes, _mm512_setzero_si512()};
+    const __m512i bias = _mm512_set1_epi8((char)0x80);
+    const size_t block = (size_t)D / 4 * 64;
+    for (uint32_t d = 0; d < D; d += 4, tile += 64) {
+        __m512i x[4];
+        for (int i = 0; i < 4; i++) {
+            x[i] = _mm512_xor_si512(next_levels(&s, bits[d + (uint32_t)i]), bias);
+            tkv_step_ahead(ahead);
+        }
+        /* dims of a token side by side: in 128-bit lane b, tokens 16b + 0..3, 4..7, 8..11, 12..15 */
+        const __m512i a = _mm512_unpacklo_epi8(x[0], x[1]), b = _mm512_unpackhi_epi8(x[0], x[1]);
+        const __m512i c = _mm512_unpacklo_epi8(x[2], x[3]), e = _mm512_unpackhi_epi8(x[2], x[3]);
+        const __m512i y0 = _mm512_unpacklo_epi16(a, c), y1 = _mm512_unpackhi_epi16(a, c);
+        const __m512i y2 = _mm512_unpacklo_epi16(b, e), y3 = _mm512_unpackhi_epi16(b, e);
+        /* then the lanes of a block of 16 tokens */
+        const __m512i z0 = _mm512_shuffle_i32x4(y0, y1, 0x44),
+                      z1 = _mm512_shuffle_i32x4(y2, y3, 0x44);
+        const __m512i z2 = _mm512_shuffle_i32x4(y0, y1, 0xee),
+                      z3 = _mm512_shuffle_i32x4(y2, y3, 0xee);
+        _mm512_store_si512(tile, _mm512_shuffle_i32x4(z0, z1, 0x88));
+        _mm512_store_si512(tile + block, _mm512_shuffle_i32x4(z0, z1, 0xdd));
+        _mm512_store_si512(tile + 2 * block, _mm512_shuffle_i32x4(z2, z3, 0x88));
+        _mm512_store_si512(tile + 3 * block, _mm512_shuffle_i32x4(z2, z3, 0xdd));
+    }
+}
+
+/* Rows of 16 words become columns. */
+TKV_INLINE void transpose_words(__m512i x[16])
+{
+    __m512i y[16];
+    for (int i = 0; i < 16; i += 4) {
+        const __m512i a = _mm512_unpacklo_epi32(x[i], x[i + 1]);
+        const __m512i b = _mm512_unpackhi_epi32(x[i], x[i + 1]);
+        const __m512i c = _mm512_unpacklo_epi32(x[i + 2], x[i + 3]);
+        const __m512i d = _mm512_unpackhi_epi32(x[i + 2], x[i + 3]);
+        y[i] = _mm512_unpacklo_epi64(a, c), y[i + 1] = _mm512_unpackhi_epi64(a, c);
+        y[i + 2] = _mm512_unpacklo_epi64(b, d), y[i + 3] = _mm512_unpackhi_epi64(b, d);
+    }
+    for (int i = 0; i < 4; i++) {
+        const __m512i a = _mm512_shuffle_i32x4(y[i], y[4 + i], 0x88);
+        const __m512i b = _mm512_shuffle_i32x4(y[i], y[4 + i], 0xdd);
+        const __m512i c = _mm512_shuffle_i32x4(y[8 + i], y[12 + i], 0x88);
+        const __m512i d = _mm512_shuffle_i32x4(y[8 + i], y[12 + i], 0xdd);
+        x[i] = _mm512_shuffle_i32x4(a, c, 0x88), x[8 + i] = _mm512_shuffle_i32x4(a, c, 0xdd);
+        x[4 + i] = _mm512_shuffle_i32x4(b, d, 0x88), x[12 + i] = _mm512_shuffle_i32x4(b, d, 0xdd);
+    }
+}
+
+static void trellis_tile_v_avx512(const uint8_t *codes, const uint8_t *bits, uint32_t D,
+                                  int8_t *tile, struct tkv_ahead *ahead)
+{
+    struct stream s = {codes, _mm512_setzero_si512()};
+    const size_t group = (size_t)D / 16 * 64;
+    for (uint32_t d = 0; d < D; d += 16, tile += 64) {
+        __m512i x[16];
+        for (int i = 0; i < 16; i++) {
+            x[i] = next_levels(&s, bits[d + (uint32_t)i]);
+            tkv_step_ahead(ahead);
+        }
+        transpose_words(x);
+        for (size_t i = 0; i < 16; i++)
+            _mm512_store_si512(tile + i * group, x[i]);
+    }
+}
+
+/* --- the encoder's search, 32 tokens at a time, one in each 16-bit lane --- */
+
+enum {
+    STATES = TKV_TRELLIS_STATES,
+    LANES = TKV_TRELLIS_LANES
+};
+
+struct search {
+    uint16_t path[STATES][LANES];
+    uint16_t best[STATES / 2][LANES];
+    uint8_t from[TKV_MAX_HEAD_DIM][STATES / 2][LANES];
+};
+
+/* The cheapest of 2^k windows, for each of those that remain; returns the least of all. */
+TKV_INLINE __m512i merge_best(struct search *s, uint32_t k, uint8_t (*from)[LANES])
+{
+    const uint32_t keep = STATES >> k;
+    __m512i least = _mm512_set1_epi16(-1);
+    for (uint32_t m = 0; m < keep; m++) {
+        __m512i best = _mm512_load_si512(s->path[m]);
+        __m256i who = _mm256_setzero_si256();
+        for (uint32_t h = 1; h < 1u << k; h++) {
+            const __m512i other = _mm512_load_si512(s->path[h * keep + m]);
+            const __mmask32 better = _mm512_cmplt_epu16_mask(other, best);
+            best = _mm512_min_epu16(best, other);
+            who = _mm256_mask_mov_epi8(who, better, _mm256_set1_epi8((char)h));
+        }
+        _mm512_store_si512(s->best[m], best);
+        _mm256_store_si256((__m256i *)(void *)from[m], who);
+        least = _mm512_min_epu16(least, best);
+    }
+    return least;
+}
+
+TKV_INLINE void extend(struct search *s, uint32_t k, __m512i x, const int16_t *levels,
+                       __m512i least)
+{
+    const __m512i lost = _mm512_set1_epi16((short)TKV_TRELLIS_LOST);
+    const __m512i far = _mm512_set1_epi16(TKV_TRELLIS_FAR);
+    for (uint32_t m = 0; m < (uint32_t)STATES >> k; m++) {
+        const __m512i above = _mm512_sub_epi16(_mm512_load_si512(s->best[m]), least);
+        const __m512i before = _mm512_min_epu16(above, lost);
+        for (uint32_t w = m << k; w < (m + 1) << k; w++) {
+            const __m512i e = _mm512_abs_epi16(_mm512_sub_epi16(x, _mm512_set1_epi16(levels[w])));
+            const __m512i cut = _mm512_min_epi16(e, far);
+            const __m512i rest = _mm512_add_epi16(before, _mm512_sub_epi16(e, cut));
+            _mm512_store_si512(s->path[w], _mm512_add_epi16(rest, _mm512_mullo_epi16(cut, cut)));
+        }
+    }
+}
+
+/* A literal k lets the compiler unroll the inner loops. */
+TKV_INLINE void step(struct search *s, uint32_t k, __m512i x, const int16_t *levels,
+                     uint8_t (*from)[LANES])
+{
+    const __m512i least = merge_best(s, k, from);
+    extend(s, k, x, levels, least);
+}
+
+static void step_any(struct search *s, uint32_t k, __m512i x, const int16_t *levels,
+                     uint8_t (*from)[LANES])
+{
+    switch (k) {
+    case 1:
+        step(s, 1, x, levels, from);
+        break;
+    case 2:
+        step(s, 2, x, levels, from);
+        break;
+    case 3:
+        step(s, 3, x, levels, from);
+        break;
+    case 4:
+        step(s, 4, x, levels, from);
+        break;
+    case 5:
+        step(s, 5, x, levels, from);
+        break;
+    default:
+        step(s, 6, x, levels, from);
+        break;
+    }
+}
+
+/* 16 values as tkv_trellis_scaled() makes them. */
+TKV_INLINE __m256i scaled(__m512 x, __m512 reach)
+{
+    const __m512 most = _mm512_set1_ps(TKV_TRELLIS_MOST), y = _mm512_mul_ps(x, reach);
+    const __m512 cut = _mm512_max_ps(_mm512_min_ps(y, most), _mm512_set1_ps(-TKV_TRELLIS_MOST));
+    return _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(cut));
+}
+
+static void scale_levels(const int8_t *levels, float reach, int16_t out[STATES])
+{
+    const __m512 r = _mm512_set1_ps(reach);
+    for (int w = 0; w < STATES; w += 16) {
+        const __m128i l = _mm_loadu_si128((const __m128i *)(const void *)(levels + w));
+        const __m512 x = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(l));
+        _mm256_store_si256((__m256i *)(void *)(out + w), scaled(x, r));
+    }
+}
+
+static __m512i scale_lanes(const float *x, float reach)
+{
+    const __m512 r = _mm512_set1_ps(reach);
+    const __m256i low = scaled(_mm512_loadu_ps(x), r), high = scaled(_mm512_loadu_ps(x + 16), r);
+    return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
+}
+
+static void search_back(const struct search *s, const uint8_t *bits, uint32_t D, uint8_t *windows)
+{
+    for (uint32_t t = 0; t < LANES; t++) {
+        uint32_t window = 0;
+        for (uint32_t w = 1; w < STATES; w++)
+            window = s->path[w][t] < s->path[window][t] ? w : window;
+        for (uint32_t d = D; d-- > 0;) {
+            const uint32_t k = bits[d];
+            windows[d * TKV_PAGE_TOKENS + t] = (uint8_t)window;
+            if (k)
+                window = window >> k | (uint32_t)s->from[d][window >> k][t]
+                                           << (TKV_TRELLIS_WINDOW - k);
+        }
+    }
+}
+
+static void search_lanes(struct search *s, const float *x, const uint8_t *bits, const float *reach,
+                         uint32_t D, uint8_t *windows)
+{
+    int16_t levels[STATES] __attribute__((aligned(64)));
+    for (uint32_t w = 0; w < STATES; w++)
+        _mm512_store_si512(s->path[w], _mm512_set1_epi16(w ? (short)TKV_TRELLIS_LOST : 0));
+    for (uint32_t d = 0; d < D; d++) {
+        if (bits[d] == 0)
+            continue;
+        scale_levels(tkv_trellis_levels[bits[d]], reach[d], levels);
+        step_any(s, bits[d], scale_lanes(x + (size_t)d * TKV_PAGE_TOKENS, reach[d]), levels,
+                 s->from[d]);
+    }
+    search_back(s, bits, D, windows);
+}
+
+static void trellis_codes_avx512(const float *x, const uint8_t *bits, const float *reach,
+                                 uint32_t D, uint8_t *windows, void *scratch)
+{
+    for (uint32_t t = 0; t < TKV_PAGE_TOKENS; t += LANES)
+        search_lanes(scratch, x + t, bits, reach, D, windows + t);
+}
+
+void tkv_trellis_avx512(struct tkv_kernels *k)
+{
+    k->trellis_tile_k = trellis_tile_k_avx512;
+    k->trellis_tile_v = trellis_tile_v_avx512;
+    k->trellis_codes = trellis_codes_avx512;
+}

@@ -1,0 +1,97 @@
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "check.h"
+
+static const uint32_t dims[] = {16, 48, 64, 80, 128, 256, 512};
+
+static void check_product(struct check *c, uint32_t D, uint32_t n, int fill)
+{
+    const size_t n_x = (size_t)n * D, n_m = (size_t)D * D;
+    float *x = check_alloc(n_x, 4), *m = check_alloc(n_m, 4), *y = check_alloc(n_x, 4);
+    float *want = malloc(n_x * 4 + 1);
+    char what[48];
+    snprintf(what, sizeof what, "D=%u rows=%u %s", D, n, check_fill_name(fill));
+    check_fill(c, x, n_x, fill);
+    check_fill(c, m, n_m, FILL_UNIFORM);
+    c->ref.basis(x, n, D, m, want);
+    c->now.basis(x, n, D, m, y);
+    check_f32(c, "basis", what, y, want, n_x);
+    for (size_t i = 0; fill == FILL_UNIFORM && i < n_x; i += 7) {
+        double sum = 0;
+        for (uint32_t j = 0; j < D; j++)
+            sum += (double)x[i / D * D + j] * (double)m[j * D + i % D];
+        check_true(c, "basis", what, fabs((double)y[i] - sum) < 1e-4);
+    }
+    check_free(x, n_x, 4), check_free(m, n_m, 4), check_free(y, n_x, 4);
+    free(want);
+}
+
+/* Both pairings, over part of the row; turning back gives what there was. */
+static void check_turn(struct check *c, uint32_t D, bool halves)
+{
+    enum {
+        N = 3
+    };
+    const uint32_t n_pairs = D / 4, half = halves ? n_pairs : 0;
+    float *x = check_alloc((size_t)N * D, 4), (*turn)[2] = check_alloc(n_pairs, 8);
+    float *want = malloc((size_t)N * D * 4), *before = malloc((size_t)N * D * 4);
+    check_fill(c, x, (size_t)N * D, FILL_UNIFORM);
+    memcpy(want, x, (size_t)N * D * 4);
+    memcpy(before, x, (size_t)N * D * 4);
+    for (uint32_t i = 0; i < n_pairs; i++) {
+        const double angle = 3.0 * (double)check_uniform(c);
+        turn[i][0] = (float)cos(angle), turn[i][1] = (float)sin(angle);
+    }
+    c->ref.turn(want, N, D, half, n_pairs, (const float(*)[2])turn);
+    c->now.turn(x, N, D, half, n_pairs, (const float(*)[2])turn);
+    check_f32(c, "turn", halves ? "halves" : "neighbours", x, want, (size_t)N * D);
+    for (uint32_t i = 0; i < n_pairs; i++)
+        turn[i][1] = -turn[i][1];
+    c->now.turn(x, N, D, half, n_pairs, (const float(*)[2])turn);
+    float most = 0;
+    for (uint32_t i = 0; i < N * D; i++)
+        most = fmaxf(most, fabsf(x[i] - before[i]));
+    check_true(c, "turn", "and back", most < 1e-6f);
+    check_free(x, (size_t)N * D, 4), check_free(turn, n_pairs, 8);
+    free(want), free(before);
+}
+
+struct bench {
+    struct check *c;
+    float *x, *m, *y;
+};
+
+static void bench_page(void *arg)
+{
+    struct bench *b = arg;
+    b->c->now.basis(b->x, 64, 128, b->m, b->y);
+}
+
+static void bench_group(void *arg)
+{
+    struct bench *b = arg;
+    b->c->now.basis(b->x, 4, 128, b->m, b->y);
+}
+
+void check_basis(struct check *c)
+{
+    if (!check_wanted(c, "basis"))
+        return;
+    for (size_t i = 0; i < sizeof dims / sizeof dims[0]; i++) {
+        check_product(c, dims[i], 1 + check_random(c) % 9, FILL_UNIFORM);
+        check_turn(c, dims[i], i % 2);
+    }
+    for (int fill = 0; fill < FILL_COUNT; fill++)
+        check_product(c, 64, 5, fill);
+    if (!c->bench)
+        return;
+    struct bench b = {c, check_alloc(64 * 128, 4), check_alloc(128 * 128, 4),
+                      check_alloc(64 * 128, 4)};
+    check_fill(c, b.x, 64 * 128, FILL_UNIFORM), check_fill(c, b.m, 128 * 128, FILL_UNIFORM);
+    check_bench(c, "basis", "64 rows of 128", bench_page, &b);
+    check_bench(c, "basis", "4 rows of 128", bench_group, &b);
+    check_free(b.x, 64 * 128, 4), check_free(b.m, 128 * 128, 4), check_free(b.y, 64 * 128, 4);
+}
