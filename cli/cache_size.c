@@ -37,8 +37,12 @@ static tkv_status write_batch(tkv_cache *cache, const struct cache_shape *s, con
 static tkv_status fill(tkv_cache *cache, const struct cache_shape *s, double *n_bytes,
                        tkv_error *err)
 {
-    tkv_layer_params layer = {sizeof(layer), s->n_kv_heads, s->k_head_dim,
-                              s->v_head_dim, s->n_slots,    1};
+    tkv_layer_params layer = {.struct_size = sizeof(layer),
+                              .n_kv_heads = s->n_kv_heads,
+                              .k_head_dim = s->k_head_dim,
+                              .v_head_dim = s->v_head_dim,
+                              .n_slots = s->n_slots,
+                              .n_streams = 1};
     uint32_t index;
     tkv_status status = tkv_cache_add_layer(cache, &layer, &index, err);
     uint32_t widest = s->k_head_dim > s->v_head_dim ? s->k_head_dim : s->v_head_dim;

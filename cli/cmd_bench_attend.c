@@ -147,13 +147,13 @@ static int create_coded(struct coded *c, const struct cli_common *common, const 
         return status_line("--kv", &err);
     size_t layer_bytes = coded_layer_bytes(spec, s);
     c->n_layers = layer_bytes ? (uint32_t)((rotate_bytes + layer_bytes - 1) / layer_bytes) : 1;
-    tkv_layer_params layer = {sizeof(layer),
-                              s->n_kv_heads,
-                              s->head_dim,
-                              s->head_dim,
-                              (s->n_tokens + TKV_PAGE_TOKENS - 1) / TKV_PAGE_TOKENS *
-                                  TKV_PAGE_TOKENS,
-                              1};
+    tkv_layer_params layer = {.struct_size = sizeof(layer),
+                              .n_kv_heads = s->n_kv_heads,
+                              .k_head_dim = s->head_dim,
+                              .v_head_dim = s->head_dim,
+                              .n_slots = (s->n_tokens + TKV_PAGE_TOKENS - 1) / TKV_PAGE_TOKENS *
+                                         TKV_PAGE_TOKENS,
+                              .n_streams = 1};
     for (uint32_t i = 0, index; i < c->n_layers; i++)
         if (tkv_cache_add_layer(c->cache, &layer, &index, &err) != TKV_OK)
             return status_line("--head-dim", &err);

@@ -148,8 +148,12 @@ static tkv_status run_batches(struct pass *p)
 static tkv_status run_pass(struct pass *p)
 {
     const struct capture_layer *l = p->probe->layer;
-    tkv_layer_params shape = {sizeof(shape), l->n_kv_heads,    l->k_head_dim,
-                              l->v_head_dim, (uint32_t)l->n_q, 1};
+    tkv_layer_params shape = {.struct_size = sizeof(shape),
+                              .n_kv_heads = l->n_kv_heads,
+                              .k_head_dim = l->k_head_dim,
+                              .v_head_dim = l->v_head_dim,
+                              .n_slots = (uint32_t)l->n_q,
+                              .n_streams = 1};
     uint32_t index;
     shape.n_slots = (shape.n_slots + TKV_PAGE_TOKENS - 1) / TKV_PAGE_TOKENS * TKV_PAGE_TOKENS;
     tkv_status status = tkv_cache_create(p->probe->ctx, p->spec, &p->cache, p->err);

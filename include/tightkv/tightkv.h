@@ -145,6 +145,7 @@ typedef struct tkv_codec_info {
     int idempotent; /* decode, round to f16, encode gives the same bytes */
     int rotates;    /* applies the random rotation unless told not to */
     int fused;      /* has its own attention path; the others go through decoding to f32 */
+    int needs_book; /* codes in a cache with a book only: see tkv_cache_set_book() */
 } tkv_codec_info;
 
 /* Number of codecs; indices 0..n-1 go with tkv_codec_describe(). Since 0.1. */
@@ -184,6 +185,9 @@ TKV_API tkv_status tkv_decode(tkv_context *ctx, tkv_codec codec, tkv_kind kind, 
 
 /* ---- specs --------------------------------------------------------------------------------- */
 
+/* Room for the name of a book in a spec. */
+#define TKV_SPEC_BOOK 256
+
 /* A spec in parsed form: "k=turbo4,v=turbo3,sink=64,tail=128". */
 typedef struct tkv_spec {
     uint32_t struct_size;
@@ -192,16 +196,18 @@ typedef struct tkv_spec {
     uint32_t sink;                /* tokens at the start of a sequence that stay exact */
     uint32_t tail;                /* newest tokens of a sequence that stay exact */
     uint32_t strict;              /* 1: no query reads more exact rows than sink and tail allow */
+    char book[TKV_SPEC_BOOK];     /* the file that the caller gives to tkv_book_open(); "": none */
 } tkv_spec;
 
 /* Parses a spec: comma-separated key=value; a codec's name at the start stands for keys and
  * values alike, a preset's name for the preset, and keys after it change it ("turbo4",
- * "small,tail=256"). Keys: k v kv visual.k visual.v sink tail rot strict.
+ * "small,tail=256"). Keys: k v kv visual.k visual.v sink tail rot strict
+ * book.
  *   text  NUL-terminated, borrowed; NULL or "" is the default preset
  * Errors: TKV_ERR_SPEC naming the word at fault and what is allowed there. Since 0.1. */
 TKV_API tkv_status tkv_spec_parse(const char *text, tkv_spec *out, tkv_error *err);
 
-/* Prints the canonical form, NUL-terminated. `buf` of 256 bytes always suffices.
+/* Prints the canonical form, NUL-terminated. `buf` of 512 bytes always suffices.
  * Errors: TKV_ERR_RANGE when it does not fit. Since 0.1. */
 TKV_API tkv_status tkv_spec_print(const tkv_spec *spec, char *buf, size_t capacity);
 
@@ -215,6 +221,25 @@ TKV_API tkv_status tkv_spec_preset(uint32_t i, const char **name, const char **t
 
 typedef struct tkv_cache tkv_cache;
 
+/* What a model's calibration learned: bases, codebooks, means. */
+typedef struct tkv_book tkv_book;
+
+/* Opens a book, a GGUF file in memory.
+ *   bytes  borrowed until tkv_book_close(), and must not change
+ *   out    receives the book; the caller closes it after every cache made with it
+ * Any bytes are safe to open. Errors: TKV_ERR_CORRUPT, TKV_ERR_VERSION, TKV_ERR_NOMEM. Since
+ * 0.2. */
+TKV_API tkv_status tkv_book_open(tkv_context *ctx, const void *bytes, size_t n_bytes,
+                                 tkv_book **out, tkv_error *err);
+
+/* Closes a book; NULL is accepted. Since 0.2. */
+TKV_API void tkv_book_close(tkv_book *book);
+
+/* Gives a cache the book that its learned codecs read, before its first layer.
+ *   book  borrowed until the cache is destroyed
+ * Errors: TKV_ERR_INVALID when there are layers already. Since 0.2. */
+TKV_API tkv_status tkv_cache_set_book(tkv_cache *cache, const tkv_book *book, tkv_error *err);
+
 /* The shape of one layer. Layers of one cache may differ. */
 typedef struct tkv_layer_params {
     uint32_t struct_size;
@@ -223,6 +248,7 @@ typedef struct tkv_layer_params {
     uint32_t v_head_dim;
     uint32_t n_slots;   /* slots of one stream */
     uint32_t n_streams; /* unrelated sequences; slot s of stream i is i * n_slots + s */
+    uint32_t model_layer; /* the layer's number in the model: what a book knows it by */
 } tkv_layer_params;
 
 /* Creates an empty cache.

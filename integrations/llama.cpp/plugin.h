@@ -12,6 +12,7 @@
  *     attention.c        SET_ROWS and FLASH_ATTN_EXT on coded roots,
  *     shift.c            ROPE in place on a coded root (context shift), or
  *     fallback.c         anything else: a graph of one node on ggml's CPU backend
+ *   book.c             what learned codecs read
  *   positions.c        token positions, from the ROPE node above
  *   spans.c            visual rows, from the input above
  *   watch.c            compares coded pages with what they coded
@@ -156,6 +157,9 @@ struct tkg_buffer {
     tkv_spec spec;
     tkv_context *ctx;
     tkv_cache *cache;
+    tkv_book *book; /* over book_bytes */
+    char *book_bytes;
+    size_t book_n_bytes;
     uint32_t n_threads; /* the context's executor */
 };
 
@@ -170,6 +174,10 @@ void tkg_map_clear(char *p, size_t bytes); /* gives the pages back: they read as
 
 /* Decides for every root of the buffer how it is stored, and logs it; once. */
 void tkg_buffer_settle(struct tkg_buffer *buffer);
+
+/* Gives the buffer's cache the book that its spec names, if it names one. */
+bool tkg_book_open(struct tkg_buffer *buffer, tkv_error *err);
+void tkg_book_close(struct tkg_buffer *buffer);
 
 /* Threads for the library's work on this buffer. */
 void tkg_buffer_threads(struct tkg_buffer *buffer, uint32_t n_threads);

@@ -156,12 +156,23 @@ static bool create_cache(struct tkg_buffer *buffer, tkv_error *err)
     if (tkv_context_create(&params, &buffer->ctx, err) != TKV_OK) {
         return false;
     }
-    if (tkv_cache_create(buffer->ctx, &buffer->spec, &buffer->cache, err) != TKV_OK) {
+    if (tkv_cache_create(buffer->ctx, &buffer->spec, &buffer->cache, err) != TKV_OK ||
+        !tkg_book_open(buffer, err)) {
+        tkv_cache_destroy(buffer->cache);
+        tkg_book_close(buffer);
+        buffer->cache = NULL;
         tkv_context_destroy(buffer->ctx);
         buffer->ctx = NULL;
         return false;
     }
     return true;
+}
+
+/* The model's layer, from a name such as cache_k_l3. */
+static uint32_t layer_number(const struct tkg_root *root)
+{
+    const char *mark = strstr(root->name, "_l");
+    return mark != NULL ? (uint32_t)strtoul(mark + 2, NULL, 10) : 0;
 }
 
 /* Why a pair cannot be coded, or NULL when it now is. */
@@ -192,6 +203,7 @@ static const char *make_coded(struct tkg_root *k, tkv_error *err)
         .v_head_dim = v->head_dim,
         .n_slots = (uint32_t)k->n_slots,
         .n_streams = (uint32_t)k->n_streams,
+        .model_layer = layer_number(k),
     };
     if (tkv_cache_add_layer(k->buffer->cache, &layer, &k->layer, err) != TKV_OK) {
         return err->text;
@@ -231,7 +243,7 @@ static void correct_report(struct tkg_root *root, struct settled *s)
 static void log_settled(const struct tkg_buffer *buffer, const struct settled *s)
 {
     const double mib = 1024.0 * 1024.0;
-    char spec[256] = "";
+    char spec[512] = "";
     if (tkv_spec_print(&buffer->spec, spec, sizeof(spec)) != TKV_OK) {
         spec[0] = '\0';
     }

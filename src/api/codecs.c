@@ -27,6 +27,7 @@ tkv_status tkv_codec_describe(uint32_t i, tkv_codec_info *out)
         .idempotent = !!(ops->caps & TKV_CAP_IDEMPOTENT),
         .rotates = !!(ops->caps & TKV_CAP_ROTATES),
         .fused = !!ops->tile_i8,
+        .needs_book = !!(ops->caps & TKV_CAP_BOOK),
     };
     return TKV_OK;
 }
@@ -34,6 +35,8 @@ tkv_status tkv_codec_describe(uint32_t i, tkv_codec_info *out)
 size_t tkv_page_bytes(tkv_codec codec, tkv_kind kind, uint32_t head_dim)
 {
     const struct tkv_codec_ops *ops = tkv_codec_by_id(codec.id);
+    if (ops && ops->caps & TKV_CAP_BOOK)
+        return 0;
     return ops && ops->supports(head_dim, kind) ? ops->page_bytes(head_dim, kind) : 0;
 }
 
@@ -57,6 +60,9 @@ static tkv_status begin(tkv_context *ctx, tkv_codec codec, tkv_kind kind, uint32
         return tkv_fail(err, TKV_ERR_UNSUPPORTED,
                         "%s codes keys only: give values a codec of their own, such as turbo4",
                         ops->name);
+    if (ops->caps & TKV_CAP_BOOK)
+        return tkv_fail(err, TKV_ERR_UNSUPPORTED,
+                        "%s codes with a book, in a cache: see tkv_cache_set_book()", ops->name);
     if (!ops->supports(head_dim, kind))
         return tkv_fail(err, TKV_ERR_UNSUPPORTED,
                         "%s cannot code head size %u: a multiple of 16 up to %d is needed",

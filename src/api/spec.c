@@ -5,7 +5,7 @@
 #include "base/status.h"
 #include "codec/codec.h"
 
-#define SPEC_MAX 256
+#define SPEC_MAX 512
 
 static const struct {
     const char *name, *text, *summary;
@@ -85,6 +85,16 @@ static tkv_status set_rotation(struct draft *d, const char *value, tkv_error *er
     return TKV_OK;
 }
 
+static tkv_status set_book(tkv_spec *s, const char *value, tkv_error *err)
+{
+    if (!*value || strlen(value) >= sizeof s->book)
+        return tkv_fail(err, TKV_ERR_SPEC,
+                        "book=%.40s: a file name of up to %d characters is needed", value,
+                        TKV_SPEC_BOOK - 1);
+    strcpy(s->book, value);
+    return TKV_OK;
+}
+
 static tkv_status set_key(struct draft *d, const char *key, const char *value, tkv_error *err)
 {
     tkv_spec *s = &d->spec;
@@ -114,10 +124,13 @@ static tkv_status set_key(struct draft *d, const char *key, const char *value, t
         return parse_count(key, value, 1u << 20, &s->tail, err);
     if (strcmp(key, "strict") == 0)
         return parse_count(key, value, 1, &s->strict, err);
+    if (strcmp(key, "book") == 0)
+        return set_book(s, value, err);
     if (strcmp(key, "rot") == 0)
         return set_rotation(d, value, err);
     return tkv_fail(err, TKV_ERR_SPEC,
-                    "unknown key '%.40s'; there are: k v kv visual.k visual.v sink tail rot strict",
+                    "unknown key '%.40s'; there are: k v kv visual.k visual.v sink tail rot strict "
+                    "book",
                     key);
 }
 
@@ -194,8 +207,9 @@ tkv_status tkv_spec_print(const tkv_spec *spec, char *buf, size_t capacity)
             snprintf(visual[i], sizeof visual[i], ",visual.%c=%s", "kv"[i],
                      tkv_codec_by_id(visual_codec[i].id) -> name);
     const int n = snprintf(
-        buf, capacity, "k=%s,v=%s%s%s,sink=%u,tail=%u%s%s", tkv_codec_by_id(spec->k.id)->name,
+        buf, capacity, "k=%s,v=%s%s%s,sink=%u,tail=%u%s%s%s%s", tkv_codec_by_id(spec->k.id)->name,
         tkv_codec_by_id(spec->v.id)->name, visual[0], visual[1], spec->sink, spec->tail,
-        spec->k.flags & TKV_CODEC_NO_ROTATION ? ",rot=none" : "", spec->strict ? ",strict=1" : "");
+        spec->k.flags & TKV_CODEC_NO_ROTATION ? ",rot=none" : "", spec->strict ? ",strict=1" : "",
+        *spec->book ? ",book=" : "", spec->book);
     return n < 0 || (size_t)n >= capacity ? TKV_ERR_RANGE : TKV_OK;
 }

@@ -30,8 +30,9 @@ static void start_rows(struct tkv_worker *w)
     const size_t D = w->job->layer->head_dim[TKV_V];
     for (uint32_t r = 0; r < w->n_rows; r++)
         w->state[r] = (struct tkv_softmax_row){.m = -INFINITY, .fix = 1.0f};
-    for (int i = 0; i < 2; i++) {
-        memset(w->acc[i], 0, w->n_rows * D * sizeof(float));
+    for (int i = 0; i < TKV_N_ACC; i++) {
+        if (w->acc[i])
+            memset(w->acc[i], 0, w->n_rows * D * sizeof(float));
         w->acc_used[i] = false;
     }
 }
@@ -50,6 +51,7 @@ static void coded_parts(struct tkv_worker *w, size_t i_page, const struct tkv_co
             tkv_worker_page(w, &(struct tkv_view){
                                    .page = coded->page,
                                    .coded = tkv_part(layer, coded->klass, coded->record, klass),
+                                   .turn = coded->turn,
                                    .klass = klass,
                                });
     }
@@ -73,14 +75,34 @@ static void any_page(struct tkv_worker *w, size_t i_page, struct tkv_page *page)
     static const uint64_t none[TKV_BLOCK_ROWS];
     const bool sealed = page->state == TKV_PAGE_SEALED;
     if (sealed && page->klass == TKV_SPAN_MIXED)
-        coded_parts(w, i_page, &(struct tkv_coding){page, page->record, page->visual, page->klass},
+        coded_parts(w, i_page,
+                    &(struct tkv_coding){page, page->record, page->visual, page->turn, page->klass},
                     none);
     else if (tkv_worker_mask(w, i_page, NULL))
         tkv_worker_page(w, &(struct tkv_view){
                                .page = page,
                                .coded = sealed ? page->record : NULL,
+                               .turn = sealed ? page->turn : 0,
                                .klass = page->klass,
                            });
+}
+
+/* acc[PLAIN] += what was summed up in the learned basis of a class. */
+static void leave_basis(struct tkv_worker *w, uint8_t klass)
+{
+    const struct tkv_layer *layer = w->job->layer;
+    const struct tkv_codec_env env = tkv_layer_env(w->job->cache, layer, klass, TKV_V, w->head);
+    const uint32_t D = env.head_dim, rows = TKV_PAGE_TOKENS;
+    struct tkv_basis basis;
+    layer->codec[klass][TKV_V].ops->basis(&env, &basis);
+    for (uint32_t r = 0; r < w->n_rows; r += rows) {
+        const uint32_t n = w->n_rows - r < rows ? w->n_rows - r : rows;
+        float *sum = w->acc[TKV_ACC_PLAIN] + (size_t)r * D;
+        env.kernels->basis(w->acc[TKV_ACC_LEARNED + klass] + (size_t)r * D, n, D, basis.back,
+                           w->decoded);
+        for (size_t i = 0; i < (size_t)n * D; i++)
+            sum[i] += w->decoded[i];
+    }
 }
 
 static void run_chunk(struct tkv_worker *w, size_t chunk)
@@ -99,9 +121,12 @@ static void run_chunk(struct tkv_worker *w, size_t chunk)
         else
             any_page(w, i, page);
     }
-    if (w->acc_used[1])
-        job->cache->ctx->kernels.unrotate(w->acc[1], w->n_rows, job->layer->head_dim[TKV_V],
-                                          job->cache->ctx->sign);
+    if (w->acc_used[TKV_ACC_ROTATED])
+        job->cache->ctx->kernels.unrotate(w->acc[TKV_ACC_ROTATED], w->n_rows,
+                                          job->layer->head_dim[TKV_V], job->cache->ctx->sign);
+    for (uint8_t klass = 0; klass < TKV_N_CLASSES; klass++)
+        if (w->acc_used[TKV_ACC_LEARNED + klass])
+            leave_basis(w, klass);
 }
 
 /* into += from, both relative to their own maxima. */
@@ -150,8 +175,9 @@ static void merge_chunk(struct tkv_worker *w, float *parts)
 {
     const uint32_t D = w->job->layer->head_dim[TKV_V];
     for (uint32_t r = 0; r < w->n_rows; r++)
-        merge(part_at(w->job, parts, r), w->state[r].m, w->state[r].l, w->acc[0] + (size_t)r * D,
-              w->acc_used[1] ? w->acc[1] + (size_t)r * D : NULL, D);
+        merge(part_at(w->job, parts, r), w->state[r].m, w->state[r].l,
+              w->acc[TKV_ACC_PLAIN] + (size_t)r * D,
+              w->acc_used[TKV_ACC_ROTATED] ? w->acc[TKV_ACC_ROTATED] + (size_t)r * D : NULL, D);
 }
 
 static void finish_block(const struct tkv_attend_job *job, uint32_t head, size_t first_query,

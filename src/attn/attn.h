@@ -18,13 +18,18 @@ enum tkv_domain {
     TKV_PLAIN = 0,
     TKV_ROTATED,
     TKV_BALANCED, /* queries only: times balance, then rotated (or not, as the codec says) */
+    TKV_LEARNED,  /* in a class's learned basis, turned with the page */
     TKV_N_DOMAINS
 };
+
+/* Accumulators: of rows as written, rotated, and in the learned basis of each class. */
+enum { TKV_ACC_PLAIN = 0, TKV_ACC_ROTATED, TKV_ACC_LEARNED, TKV_N_ACC = TKV_ACC_LEARNED + 2 };
 
 /* A page as an item sees it: exact rows, coded bytes, or nothing (rows of zeros). */
 struct tkv_view {
     const struct tkv_page *page; /* open rows, when `coded` is NULL and the page is open */
     uint8_t *coded;              /* sealed record */
+    uint32_t turn;
     uint8_t klass;
 };
 
@@ -68,8 +73,12 @@ struct tkv_worker {
     float *w_scale;
     /* running state */
     struct tkv_softmax_row *state;
-    float *acc[2]; /* plain, rotated: [n_rows][v_head_dim] */
-    bool acc_used[2];
+    float *acc[TKV_N_ACC]; /* [n_rows][v_head_dim]; NULL where no codec asks for it */
+    bool acc_used[TKV_N_ACC];
+    /* What the queries in TKV_LEARNED are made for. */
+    bool learned_made;
+    uint8_t learned_class;
+    uint32_t learned_turn;
     struct tkv_ahead ahead; /* over the next page's bytes */
     uintptr_t ahead_end;
 };
@@ -87,6 +96,8 @@ void tkv_worker_init(struct tkv_worker *w, const struct tkv_attend_job *job, uin
 /* query.c: loads and transforms the queries of an item. */
 void tkv_worker_queries(struct tkv_worker *w, uint32_t head, size_t first_query);
 enum tkv_domain tkv_query_domain(const struct tkv_layer *layer, uint8_t klass);
+/* Queries for the learned basis of a class and the turn of a page. */
+void tkv_worker_learned_queries(struct tkv_worker *w, uint8_t klass, uint32_t turn);
 
 /* mask.c: fills worker->mask and mask_use for one page, among the slots that `allow` has bits for
  * (one word a query, or NULL: all). Returns whether any query sees anything. */

@@ -17,6 +17,11 @@ static bool wants_domain(const struct tkv_layer *layer, enum tkv_domain domain)
     return false;
 }
 
+static bool wants_acc(const struct tkv_layer *layer, int acc)
+{
+    return acc < TKV_ACC_LEARNED || layer->codec[acc - TKV_ACC_LEARNED][TKV_V].learned;
+}
+
 /* Hands out aligned pieces; with base NULL it only counts. */
 struct carver {
     uint8_t *base;
@@ -33,7 +38,8 @@ static void *carve(struct carver *c, size_t bytes)
 static void lay_out(struct tkv_worker *w, const struct tkv_attend_job *job, struct carver *c)
 {
     const size_t R = block_rows(job), T = TKV_PAGE_TOKENS, F = sizeof(float);
-    const size_t Dk = job->layer->head_dim[TKV_K], Dv = job->layer->head_dim[TKV_V], D = Dk > Dv ? Dk : Dv;
+    const size_t Dk = job->layer->head_dim[TKV_K], Dv = job->layer->head_dim[TKV_V],
+                 D = Dk > Dv ? Dk : Dv;
     for (int domain = 0; domain < TKV_N_DOMAINS; domain++) {
         if (!wants_domain(job->layer, (enum tkv_domain)domain))
             continue;
@@ -58,8 +64,8 @@ static void lay_out(struct tkv_worker *w, const struct tkv_attend_job *job, stru
     w->w = carve(c, R * T);
     w->w_scale = carve(c, R * F);
     w->state = carve(c, R * sizeof *w->state);
-    w->acc[0] = carve(c, R * Dv * F);
-    w->acc[1] = carve(c, R * Dv * F);
+    for (int acc = 0; acc < TKV_N_ACC; acc++)
+        w->acc[acc] = wants_acc(job->layer, acc) ? carve(c, R * Dv * F) : NULL;
 }
 
 size_t tkv_worker_bytes(const struct tkv_attend_job *job)

@@ -37,9 +37,9 @@ void tkv_worker_look_ahead(struct tkv_worker *w, const struct tkv_page *page,
     const void *at = w->s;
     size_t bytes = 0;
     if (next && next->state == TKV_PAGE_SEALED) {
-        const struct tkv_layer_codec *codec = layer->codec[first_class(next)];
+        const size_t *page_at = layer->page_at[first_class(next)] + 2 * (size_t)w->head;
         at = tkv_sealed_page(layer, first_class(next), next->record, TKV_K, w->head);
-        bytes = codec[TKV_K].page_bytes + codec[TKV_V].page_bytes;
+        bytes = page_at[2] - page_at[0];
     } else if (next && next->state == TKV_PAGE_OPEN) {
         at = tkv_open_rows(layer, next, TKV_K, w->head);
         bytes = T * layer->head_dim[TKV_K] * sizeof(uint16_t); /* V's lie elsewhere */
@@ -156,6 +156,8 @@ static void scores_i8(struct tkv_worker *w, const struct tkv_view *view)
 
 static void scores(struct tkv_worker *w, const struct tkv_view *view)
 {
+    if (view->coded && tkv_query_domain(w->job->layer, view->klass) == TKV_LEARNED)
+        tkv_worker_learned_queries(w, view->klass, view->turn);
     if (view->coded && is_fused(w, view->klass, TKV_K)) {
         scores_i8(w, view);
         return;
@@ -175,11 +177,9 @@ static void softcap_row(float *s, float cap)
 static void rescale(struct tkv_worker *w, uint32_t row, float fix)
 {
     const uint32_t D = w->job->layer->head_dim[TKV_V];
-    for (int i = 0; i < 2; i++) {
-        float *acc = w->acc[i] + (size_t)row * D;
+    for (int i = 0; i < TKV_N_ACC; i++)
         for (uint32_t c = 0; c < D && w->acc_used[i]; c++)
-            acc[c] *= fix;
-    }
+            w->acc[i][(size_t)row * D + c] *= fix;
 }
 
 static void mask_row(const struct tkv_worker *w, uint32_t row)
@@ -313,12 +313,22 @@ static void wsum_live(const struct tkv_worker *w, const float *v, float *acc)
         }
 }
 
+static int acc_of(const struct tkv_worker *w, const struct tkv_view *view)
+{
+    const struct tkv_layer_codec *codec = &w->job->layer->codec[view->klass][TKV_V];
+    if (!view->coded)
+        return TKV_ACC_PLAIN;
+    if (codec->learned)
+        return TKV_ACC_LEARNED + view->klass;
+    return codec->rotates ? TKV_ACC_ROTATED : TKV_ACC_PLAIN;
+}
+
 static void values(struct tkv_worker *w, const struct tkv_view *view)
 {
     const uint32_t D = w->job->layer->head_dim[TKV_V];
-    const bool rotated = view->coded && w->job->layer->codec[view->klass][TKV_V].rotates;
-    float *acc = w->acc[rotated];
-    w->acc_used[rotated] = true;
+    const int which = acc_of(w, view);
+    float *acc = w->acc[which];
+    w->acc_used[which] = true;
     if (view->coded && is_fused(w, view->klass, TKV_V))
         values_i8(w, view, acc);
     else if (some_weigh_nothing(w) && holds_nonfinite(w, view))

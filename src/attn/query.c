@@ -6,6 +6,8 @@
 enum tkv_domain tkv_query_domain(const struct tkv_layer *layer, uint8_t klass)
 {
     const struct tkv_layer_codec *codec = &layer->codec[klass][TKV_K];
+    if (codec->learned)
+        return TKV_LEARNED;
     if (codec->ops->caps & TKV_CAP_BALANCES)
         return TKV_BALANCED;
     return codec->rotates ? TKV_ROTATED : TKV_PLAIN;
@@ -63,6 +65,30 @@ static void transform(struct tkv_worker *w, enum tkv_domain domain, bool rotate,
         w->job->cache->ctx->kernels.rotate(q, w->n_rows, D, w->job->cache->ctx->sign);
 }
 
+void tkv_worker_learned_queries(struct tkv_worker *w, uint8_t klass, uint32_t turn)
+{
+    if (w->learned_made && w->learned_class == klass && w->learned_turn == turn)
+        return;
+    const struct tkv_attend_job *job = w->job;
+    const struct tkv_layer_codec *codec = &job->layer->codec[klass][TKV_K];
+    const struct tkv_codec_env env = tkv_layer_env(job->cache, job->layer, klass, TKV_K, w->head);
+    const uint32_t D = env.head_dim, rows = TKV_PAGE_TOKENS;
+    struct tkv_basis basis;
+    codec->ops->basis(&env, &basis);
+    for (uint32_t r = 0; r < w->n_rows; r += rows) {
+        const uint32_t n = w->n_rows - r < rows ? w->n_rows - r : rows;
+        memcpy(w->decoded, w->q[TKV_PLAIN] + (size_t)r * D, (size_t)n * D * sizeof(float));
+        if (codec->turns)
+            tkv_turn_rows(job->cache, job->layer, turn, false, w->decoded, n);
+        env.kernels->basis(w->decoded, n, D, basis.back_t, w->q[TKV_LEARNED] + (size_t)r * D);
+    }
+    if (codec->ops->tile_i8 && !(job->p->flags & TKV_ATTEND_EXACT))
+        quantize(w, TKV_LEARNED, codec->ops->planes);
+    w->learned_made = true;
+    w->learned_class = klass;
+    w->learned_turn = turn;
+}
+
 void tkv_worker_queries(struct tkv_worker *w, uint32_t head, size_t first_query)
 {
     const struct tkv_attend_job *job = w->job;
@@ -73,6 +99,7 @@ void tkv_worker_queries(struct tkv_worker *w, uint32_t head, size_t first_query)
     w->n_queries = left < job->block_queries ? (uint32_t)left : job->block_queries;
     w->n_rows = w->n_queries * job->group;
     load_plain(w);
+    w->learned_made = false;
     bool transformed[TKV_N_DOMAINS] = {[TKV_PLAIN] = true};
     uint32_t planes[TKV_N_DOMAINS] = {0}; /* quantized so far: classes may share a domain */
     for (uint8_t klass = 0; klass < TKV_N_CLASSES; klass++) {
@@ -80,6 +107,8 @@ void tkv_worker_queries(struct tkv_worker *w, uint32_t head, size_t first_query)
         const enum tkv_domain domain = tkv_query_domain(layer, klass);
         const bool fused = codec->ops->tile_i8 && !(job->p->flags & TKV_ATTEND_EXACT);
         const float *balance = NULL;
+        if (domain == TKV_LEARNED)
+            continue; /* made page by page */
         if (domain == TKV_BALANCED && layer->balance)
             balance = layer->balance + (size_t)head * layer->head_dim[TKV_K];
         if (!transformed[domain])

@@ -46,11 +46,14 @@ static void layer_release(tkv_cache *cache, struct tkv_layer *layer)
     tkv_free(a, layer->open_pages, layer->open_capacity * sizeof *layer->open_pages);
     tkv_free(a, layer->balance, balance_bytes);
     tkv_free(a, layer->q_square, balance_bytes);
-    for (int klass = 0; klass < TKV_N_CLASSES; klass++)
+    for (int klass = 0; klass < TKV_N_CLASSES; klass++) {
+        tkv_free(a, layer->page_at[klass],
+                 (2 * (size_t)layer->shape.n_kv_heads + 1) * sizeof *layer->page_at[klass]);
         for (int kind = TKV_K; kind <= TKV_V; kind++) {
             struct tkv_layer_codec *codec = &layer->codec[klass][kind];
             tkv_free(a, codec->models, layer->shape.n_kv_heads * codec->model_bytes);
         }
+    }
 }
 
 void tkv_cache_destroy(tkv_cache *cache)
@@ -64,6 +67,7 @@ void tkv_cache_destroy(tkv_cache *cache)
         tkv_pool_destroy(cache->pools[i]);
         tkv_free(a, cache->pools[i], sizeof *cache->pools[i]);
     }
+    tkv_turns_release(cache);
     tkv_free(a, cache->layers, cache->layer_capacity * sizeof *cache->layers);
     tkv_free(a, cache->pools, cache->pool_capacity * sizeof(struct tkv_pool *));
     tkv_free(a, cache->scratch, cache->scratch_bytes);
@@ -111,7 +115,66 @@ static bool same_codec(tkv_codec a, tkv_codec b)
     return a.id == b.id && a.flags == b.flags;
 }
 
-static tkv_status layer_codecs(const tkv_cache *cache, struct tkv_layer *layer, tkv_error *err)
+static tkv_status choose_codec(struct tkv_layer *layer, uint8_t klass, tkv_kind kind,
+                               tkv_codec chosen, tkv_error *err)
+{
+    const struct tkv_codec_ops *ops = tkv_codec_by_id(chosen.id);
+    const uint32_t D = layer->head_dim[kind];
+    if (kind == TKV_V && ops->caps & TKV_CAP_KEYS_ONLY)
+        return tkv_fail(err, TKV_ERR_UNSUPPORTED,
+                        "%s codes keys only: give values a codec of their own, such as turbo4",
+                        ops->name);
+    if (!ops->supports(D, kind))
+        return tkv_fail(err, TKV_ERR_UNSUPPORTED,
+                        "%s cannot code %s of head size %u: a multiple of 16 up to %d is needed; "
+                        "keep this layer exact",
+                        ops->name, kind == TKV_K ? "keys" : "values", D, TKV_MAX_HEAD_DIM);
+    const bool models = ops->caps & (TKV_CAP_LEARNS | TKV_CAP_BOOK);
+    layer->codec[klass][kind] = (struct tkv_layer_codec){
+        .ops = ops,
+        .flags = chosen.flags,
+        .rotates = (ops->caps & TKV_CAP_ROTATES) && !(chosen.flags & TKV_CODEC_NO_ROTATION),
+        .turns = kind == TKV_K && (ops->caps & TKV_CAP_TURNS),
+        .learned = ops->basis != NULL,
+        .model_bytes = models ? tkv_align_up(ops->model_bytes(D)) : 0,
+    };
+    return TKV_OK;
+}
+
+/* Where the pages of a part's heads lie; models from a book decide how long they are. */
+static tkv_status lay_out_part(const tkv_cache *cache, struct tkv_layer *layer, uint8_t klass,
+                               tkv_error *err)
+{
+    const uint32_t n_heads = layer->shape.n_kv_heads;
+    size_t at = 0, *page_at;
+    page_at = tkv_alloc(&cache->ctx->allocator, (2 * (size_t)n_heads + 1) * sizeof *page_at);
+    if (!page_at)
+        return tkv_fail_nomem(err, (2 * (size_t)n_heads + 1) * sizeof *page_at, "a layer");
+    for (uint32_t i = 0; i < 2 * n_heads; i++) {
+        const tkv_kind kind = i % 2 ? TKV_V : TKV_K;
+        const struct tkv_codec_ops *ops = layer->codec[klass][kind].ops;
+        const struct tkv_codec_env env = tkv_layer_env(cache, layer, klass, kind, i / 2);
+        size_t bytes = ops->page_bytes(env.head_dim, kind);
+        size_t code_bytes = (size_t)TKV_PAGE_TOKENS * env.head_dim / 16 * ops->code_bits / 8;
+        if (ops->bound_bytes)
+            bytes = ops->bound_bytes(&env, &code_bytes);
+        page_at[i] = at;
+        at += tkv_align_up(bytes);
+        layer->code_bytes[klass] += code_bytes;
+    }
+    page_at[2 * n_heads] = layer->sealed_bytes[klass] = at;
+    layer->page_at[klass] = page_at;
+    return TKV_OK;
+}
+
+static bool has_cap(const struct tkv_layer *layer, uint16_t cap)
+{
+    return (layer->codec[TKV_SPAN_TEXT][TKV_K].ops->caps |
+            layer->codec[TKV_SPAN_VISUAL][TKV_K].ops->caps) &
+           cap;
+}
+
+static tkv_status layer_codecs(tkv_cache *cache, struct tkv_layer *layer, tkv_error *err)
 {
     const tkv_spec *spec = &cache->spec;
     const tkv_codec chosen[TKV_N_CLASSES][2] = {
@@ -119,36 +182,18 @@ static tkv_status layer_codecs(const tkv_cache *cache, struct tkv_layer *layer, 
         {spec->visual_k.id ? spec->visual_k : spec->k,
          spec->visual_v.id ? spec->visual_v : spec->v},
     };
-    for (int klass = 0; klass < TKV_N_CLASSES; klass++) {
-        layer->sealed_bytes[klass] = 0;
-        for (int kind = TKV_K; kind <= TKV_V; kind++) {
-            const struct tkv_codec_ops *ops = tkv_codec_by_id(chosen[klass][kind].id);
-            const uint32_t D = layer->head_dim[kind];
-            if (kind == TKV_V && ops->caps & TKV_CAP_KEYS_ONLY)
-                return tkv_fail(
-                    err, TKV_ERR_UNSUPPORTED,
-                    "%s codes keys only: give values a codec of their own, such as turbo4",
-                    ops->name);
-            if (!ops->supports(D, (tkv_kind)kind))
-                return tkv_fail(err, TKV_ERR_UNSUPPORTED,
-                                "%s cannot code %s of head size %u: a multiple of 16 up to %d is "
-                                "needed; keep this "
-                                "layer exact",
-                                ops->name, kind == TKV_K ? "keys" : "values", D, TKV_MAX_HEAD_DIM);
-            const uint16_t flags = chosen[klass][kind].flags;
-            layer->codec[klass][kind] = (struct tkv_layer_codec){
-                .ops = ops,
-                .flags = flags,
-                .rotates = (ops->caps & TKV_CAP_ROTATES) && !(flags & TKV_CODEC_NO_ROTATION),
-                .page_bytes = tkv_align_up(ops->page_bytes(D, (tkv_kind)kind)),
-                .model_bytes = ops->caps & TKV_CAP_LEARNS ? tkv_align_up(ops->model_bytes(D)) : 0,
-            };
-            layer->sealed_bytes[klass] +=
-                layer->shape.n_kv_heads * layer->codec[klass][kind].page_bytes;
-            layer->code_bytes[klass] +=
-                layer->shape.n_kv_heads * ((size_t)TKV_PAGE_TOKENS * D / 16 * ops->code_bits / 8);
-        }
-    }
+    tkv_status status = TKV_OK;
+    for (uint8_t klass = 0; klass < TKV_N_CLASSES && status == TKV_OK; klass++)
+        for (int kind = TKV_K; kind <= TKV_V && status == TKV_OK; kind++)
+            status = choose_codec(layer, klass, (tkv_kind)kind, chosen[klass][kind], err);
+    if (status == TKV_OK)
+        status = tkv_layer_bind(cache, layer, err);
+    for (uint8_t klass = 0; klass < TKV_N_CLASSES && status == TKV_OK; klass++)
+        status = lay_out_part(cache, layer, klass, err);
+    if (status == TKV_OK && has_cap(layer, TKV_CAP_TURNS))
+        status = tkv_turns_find(cache, layer, err);
+    if (status != TKV_OK)
+        return status;
     layer->sealed_bytes[TKV_SPAN_MIXED] =
         layer->sealed_bytes[TKV_SPAN_TEXT] + layer->sealed_bytes[TKV_SPAN_VISUAL];
     layer->code_bytes[TKV_SPAN_MIXED] =
@@ -170,9 +215,7 @@ static tkv_status layer_memory(tkv_cache *cache, struct tkv_layer *layer, tkv_er
         layer->sealed_pool[klass] = pool_for(cache, layer->sealed_bytes[klass]);
         complete = complete && layer->sealed_pool[klass];
     }
-    if ((layer->codec[TKV_SPAN_TEXT][TKV_K].ops->caps |
-         layer->codec[TKV_SPAN_VISUAL][TKV_K].ops->caps) &
-        TKV_CAP_BALANCES) {
+    if (has_cap(layer, TKV_CAP_BALANCES)) {
         layer->q_square = tkv_alloc_zero(a, (size_t)layer->shape.n_kv_heads *
                                                 layer->head_dim[TKV_K] * sizeof(float));
         complete = complete && layer->q_square;
@@ -197,14 +240,13 @@ tkv_status tkv_cache_add_layer(tkv_cache *cache, const tkv_layer_params *params,
     struct tkv_layer layer = {.shape = *params,
                               .head_dim = {params->k_head_dim, params->v_head_dim}};
     layer.pages_per_stream = ((size_t)params->n_slots + TKV_PAGE_TOKENS - 1) / TKV_PAGE_TOKENS;
-    tkv_status status = layer_codecs(cache, &layer, err);
-    if (status != TKV_OK)
-        return status;
     void *layers = cache->layers;
     if (!grow(cache, &layers, cache->n_layers, &cache->layer_capacity, sizeof layer))
         return tkv_fail_nomem(err, sizeof layer, "a layer");
     cache->layers = layers;
-    status = layer_memory(cache, &layer, err);
+    tkv_status status = layer_codecs(cache, &layer, err);
+    if (status == TKV_OK)
+        status = layer_memory(cache, &layer, err);
     if (status != TKV_OK) {
         layer_release(cache, &layer);
         return status;
@@ -220,10 +262,11 @@ static uint64_t layer_meta_bytes(const struct tkv_layer *layer)
     uint64_t bytes = sizeof *layer + layer->shape.n_streams * (uint64_t)sizeof *layer->streams;
     bytes += layer->shape.n_streams * (uint64_t)layer->pages_per_stream * sizeof *layer->pages;
     bytes += layer->open_capacity * sizeof *layer->open_pages;
+    bytes += TKV_N_CLASSES * (2 * (uint64_t)layer->shape.n_kv_heads + 1) * sizeof(size_t);
     bytes += layer->balance ? layer->shape.n_kv_heads * per_head : 0;
     for (int klass = 0; klass < TKV_N_CLASSES; klass++)
         for (int kind = TKV_K; kind <= TKV_V; kind++)
-            if (layer->codec[klass][kind].models)
+            if (layer->codec[klass][kind].models && !layer->codec[klass][kind].learned)
                 bytes += layer->shape.n_kv_heads * layer->codec[klass][kind].model_bytes;
     return bytes;
 }

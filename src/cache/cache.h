@@ -8,6 +8,7 @@
 #include "cache/context.h"
 #include "cache/pool.h"
 #include "codec/codec.h"
+#include "format/gguf.h"
 #include "tightkv/tightkv.h"
 
 #define TKV_NO_POS    (-1)
@@ -34,7 +35,10 @@ struct tkv_page {
     uint8_t state;     /* tkv_page_state */
     uint8_t klass;     /* sealed: whose codecs, or TKV_SPAN_MIXED */
     uint8_t nonfinite; /* open for good: holds a NaN or an infinity */
-    uint32_t i_open;   /* open: its place in the layer's list of open pages */
+    union {
+        uint32_t i_open; /* open: its place in the layer's list of open pages */
+        uint32_t turn;   /* sealed: see tkv_turn_of */
+    };
 };
 
 /* An open page's record begins with this; the rows follow: K [head][64][k_head_dim] f16, then V. */
@@ -43,6 +47,7 @@ struct tkv_open {
     uint64_t
         stamp[TKV_PAGE_TOKENS]; /* the stream's count of writes when the row came; 0: long ago */
     uint8_t klass[TKV_PAGE_TOKENS];
+    uint32_t turn; /* that it had when it was sealed, for rows whose position is not known */
 };
 
 /* A codec as this layer uses it. */
@@ -50,9 +55,10 @@ struct tkv_layer_codec {
     const struct tkv_codec_ops *ops;
     uint16_t flags;
     bool rotates;
-    size_t page_bytes;  /* rounded up to 64 within a record */
-    size_t model_bytes; /* learned model of one head; 0: none */
-    uint8_t *models;    /* [n_kv_heads][model_bytes], NULL until learned */
+    bool turns;         /* keys are turned back by their page's position before the basis */
+    bool learned;       /* the basis is the model's */
+    size_t model_bytes; /* model of one head; 0: none */
+    uint8_t *models;    /* [n_kv_heads][model_bytes]: from the book, or NULL until learned */
 };
 
 struct tkv_stream {
@@ -69,8 +75,10 @@ struct tkv_layer {
     struct tkv_stream *streams;
     struct tkv_layer_codec codec[TKV_N_CLASSES][2]; /* [class][kind] */
     bool splits;                                    /* the classes' codecs differ */
-    size_t sealed_bytes[TKV_N_PAGE_CLASSES];        /* record of all heads */
-    size_t code_bytes[TKV_N_PAGE_CLASSES];          /* of these: codes, without side data */
+    /* Where the pages of a part begin: [n_kv_heads][K, V], and its end. */
+    size_t *page_at[TKV_N_CLASSES];
+    size_t sealed_bytes[TKV_N_PAGE_CLASSES]; /* record of all heads */
+    size_t code_bytes[TKV_N_PAGE_CLASSES];   /* of these: codes, without side data */
     struct tkv_pool *open_pool;
     struct tkv_pool *sealed_pool[TKV_N_PAGE_CLASSES];
     size_t *open_pages; /* indices of open pages, unordered */
@@ -82,6 +90,12 @@ struct tkv_layer {
     /* Sums of squared query values, until balance is known. [n_kv_heads][k_head_dim] */
     float *q_square;
     uint64_t q_count;
+    struct tkv_turns *turns; /* of the cache; NULL: no codec wants them, or there is no RoPE */
+};
+
+struct tkv_book {
+    tkv_context *ctx;
+    struct tkv_gguf file;
 };
 
 struct tkv_cache {
@@ -91,7 +105,9 @@ struct tkv_cache {
     uint32_t n_layers, layer_capacity;
     struct tkv_pool **pools;
     uint32_t n_pools, pool_capacity;
-    void *scratch; /* attention and sealing; grows, never shrinks */
+    const tkv_book *book;
+    struct tkv_turns *turns; /* list */
+    void *scratch;           /* attention and sealing; grows, never shrinks */
     size_t scratch_bytes;
 };
 
@@ -139,10 +155,39 @@ tkv_status tkv_page_open(tkv_cache *cache, struct tkv_layer *layer, struct tkv_p
 /* Gives everything back. */
 void tkv_page_drop(struct tkv_layer *layer, struct tkv_page *page);
 
+/* --- turns (turn.c) --- */
+
+/* RoPE turns the keys of a page by nearly the same angles. To turn all of them back by those of one
+ * position, about the middle of the page, shows their statistics almost as they were before RoPE;
+ * the query is turned back by as much, and no logit changes. Positions go in steps. */
+#define TKV_TURN_STEP 32
+
+/* cos and -sin of each pair's angle at TKV_TURN_STEP * i. */
+struct tkv_turns {
+    struct tkv_turns *next;
+    uint32_t n_pairs, half; /* as tkv_kernels.turn */
+    float *freq;            /* [n_pairs] */
+    float (*table)[2];      /* [n_turns][n_pairs] */
+    uint32_t n_turns;
+};
+
+/* The cache's turns for the RoPE that the book names for a layer, made when they are new. */
+tkv_status tkv_turns_find(tkv_cache *cache, struct tkv_layer *layer, tkv_error *err);
+/* Makes turns up to a position there. */
+tkv_status tkv_turns_reach(tkv_cache *cache, struct tkv_turns *turns, int32_t pos, tkv_error *err);
+void tkv_turns_release(tkv_cache *cache);
+/* The turn of an open page; 0 where no position is known. */
+uint32_t tkv_turn_of(const struct tkv_layer *layer, const struct tkv_page *page);
+/* Turns n rows of keys back, or (by its mirror) forth again. */
+void tkv_turn_rows(const tkv_cache *cache, const struct tkv_layer *layer, uint32_t turn, bool forth,
+                   float *x, size_t n);
+
 /* --- coding (coding.c) --- */
 
 /* Bytes of scratch that coding one head's page needs. */
 size_t tkv_coding_scratch_bytes(const struct tkv_layer *layer);
+/* The models that a layer's codecs read from the cache's book. */
+tkv_status tkv_layer_bind(tkv_cache *cache, struct tkv_layer *layer, tkv_error *err);
 struct tkv_codec_env tkv_layer_env(const tkv_cache *cache, const struct tkv_layer *layer,
                                    uint8_t klass, tkv_kind kind, uint32_t head);
 /* Codes one head of an open page, the part of one class; valid rows count. Balance and models must
@@ -153,7 +198,8 @@ void tkv_code_head(const tkv_cache *cache, const struct tkv_layer *layer,
                    void *scratch);
 /* Decodes one head of a coded page to f32 rows [64][head_dim] as they were written (un-rotated). */
 void tkv_decode_head(const tkv_cache *cache, const struct tkv_layer *layer, uint8_t klass,
-                     tkv_kind kind, uint32_t head, const uint8_t *coded, float *rows);
+                     tkv_kind kind, uint32_t head, uint32_t turn, const uint8_t *coded,
+                     float *rows);
 /* Learns what the layer's codecs learn from their first full page, if they have not; before, they
  * do without. */
 tkv_status tkv_layer_learn(tkv_cache *cache, struct tkv_layer *layer, uint8_t klass,
@@ -167,6 +213,7 @@ struct tkv_coding {
     struct tkv_page *page;
     void *record;
     uint64_t visual;
+    uint32_t turn;
     uint8_t klass; /* of the page */
 };
 

@@ -41,10 +41,40 @@ static const float *balance_of(const struct tkv_layer *layer, uint8_t klass, tkv
                                       : NULL;
 }
 
-/* The basis domain: rows divided by the balance, then rotated. */
-static void to_basis(const tkv_cache *cache, const struct tkv_layer *layer, uint8_t klass,
-                     tkv_kind kind, uint32_t head, float *x)
+static struct tkv_basis learned_basis(const struct tkv_layer *layer, uint8_t klass,
+                                      const struct tkv_codec_env *env)
 {
+    struct tkv_basis basis;
+    layer->codec[klass][env->kind].ops->basis(env, &basis);
+    return basis;
+}
+
+/* Rows times a matrix, in place. */
+static void multiply(const struct tkv_codec_env *env, const float *matrix, float *x)
+{
+    enum {
+        ROWS = 4
+    };
+    float rows[ROWS * TKV_MAX_HEAD_DIM];
+    for (uint32_t t = 0; t < TKV_PAGE_TOKENS; t += ROWS) {
+        float *at = x + (size_t)t * env->head_dim;
+        memcpy(rows, at, ROWS * env->head_dim * sizeof *rows);
+        env->kernels->basis(rows, ROWS, env->head_dim, matrix, at);
+    }
+}
+
+/* The basis domain: rows turned back and in their learned basis; or divided by the balance, then
+ * rotated. */
+static void to_basis(const tkv_cache *cache, const struct tkv_layer *layer, uint8_t klass,
+                     tkv_kind kind, uint32_t head, uint32_t turn, float *x)
+{
+    if (layer->codec[klass][kind].turns)
+        tkv_turn_rows(cache, layer, turn, false, x, TKV_PAGE_TOKENS);
+    if (layer->codec[klass][kind].learned) {
+        const struct tkv_codec_env env = tkv_layer_env(cache, layer, klass, kind, head);
+        multiply(&env, learned_basis(layer, klass, &env).to, x);
+        return;
+    }
     const uint32_t D = layer->head_dim[kind];
     const float *balance = balance_of(layer, klass, kind, head);
     if (balance)
@@ -67,17 +97,21 @@ void tkv_code_head(const tkv_cache *cache, const struct tkv_layer *layer,
         (uint8_t *)scratch + tkv_align_up(sizeof(float) * TKV_PAGE_TOKENS * TKV_MAX_HEAD_DIM);
     env.kernels->f16_to_f32(tkv_open_rows(layer, coding->page, kind, head), x,
                             (size_t)TKV_PAGE_TOKENS * env.head_dim);
-    to_basis(cache, layer, klass, kind, head, x);
+    to_basis(cache, layer, klass, kind, head, coding->turn, x);
     layer->codec[klass][kind].ops->encode(&env, x, coding->page->valid[kind] & rows,
                                           tkv_sealed_page(layer, klass, part, kind, head), rest);
 }
 
 void tkv_decode_head(const tkv_cache *cache, const struct tkv_layer *layer, uint8_t klass,
-                     tkv_kind kind, uint32_t head, const uint8_t *coded, float *rows)
+                     tkv_kind kind, uint32_t head, uint32_t turn, const uint8_t *coded, float *rows)
 {
     const struct tkv_codec_env env = tkv_layer_env(cache, layer, klass, kind, head);
     const struct tkv_layer_codec *codec = &layer->codec[klass][kind];
     codec->ops->decode(&env, coded, rows);
+    if (codec->learned)
+        multiply(&env, learned_basis(layer, klass, &env).back, rows);
+    if (codec->turns)
+        tkv_turn_rows(cache, layer, turn, true, rows, TKV_PAGE_TOKENS);
     if (codec->rotates)
         env.kernels->unrotate(rows, TKV_PAGE_TOKENS, env.head_dim, cache->ctx->sign);
     const float *balance = balance_of(layer, klass, kind, head);
@@ -178,7 +212,7 @@ static tkv_status learn_models(tkv_cache *cache, struct tkv_layer *layer, uint8_
         float *x = (float *)(void *)scratch;
         env.kernels->f16_to_f32(tkv_open_rows(layer, page, kind, head), x,
                                 (size_t)TKV_PAGE_TOKENS * env.head_dim);
-        to_basis(cache, layer, klass, kind, head, x);
+        to_basis(cache, layer, klass, kind, head, 0, x);
         codec->ops->learn(&env, x, page->valid[kind], models + head * codec->model_bytes,
                           scratch +
                               tkv_align_up(sizeof(float) * TKV_PAGE_TOKENS * TKV_MAX_HEAD_DIM));

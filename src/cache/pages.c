@@ -29,9 +29,7 @@ uint16_t *tkv_open_rows(const struct tkv_layer *layer, const struct tkv_page *pa
 uint8_t *tkv_sealed_page(const struct tkv_layer *layer, uint8_t klass, void *part, tkv_kind kind,
                          uint32_t head)
 {
-    const struct tkv_layer_codec *codec = layer->codec[klass];
-    uint8_t *at = (uint8_t *)part + head * (codec[TKV_K].page_bytes + codec[TKV_V].page_bytes);
-    return kind == TKV_V ? at + codec[TKV_K].page_bytes : at;
+    return (uint8_t *)part + layer->page_at[klass][2 * head + (kind == TKV_V)];
 }
 
 uint64_t tkv_page_visual(const struct tkv_page *page)
@@ -105,7 +103,7 @@ static void decode_head_into(const tkv_cache *cache, const struct tkv_layer *lay
         if (!here)
             continue;
         void *part = tkv_part(layer, sealed->klass, sealed->record, klass);
-        tkv_decode_head(cache, layer, klass, kind, head,
+        tkv_decode_head(cache, layer, klass, kind, head, sealed->turn,
                         tkv_sealed_page(layer, klass, part, kind, head), rows);
         for (uint32_t t = 0; t < TKV_PAGE_TOKENS; t++)
             if (here >> t & 1)
@@ -126,6 +124,7 @@ static tkv_status decode_into(tkv_cache *cache, const struct tkv_layer *layer,
         for (int kind = TKV_K; kind <= TKV_V; kind++)
             decode_head_into(cache, layer, sealed, open, (tkv_kind)kind, head, rows);
     struct tkv_open *info = tkv_open_info(open);
+    info->turn = sealed->turn;
     for (uint32_t t = 0; t < TKV_PAGE_TOKENS; t++)
         info->klass[t] = sealed->visual >> t & 1 ? TKV_SPAN_VISUAL : TKV_SPAN_TEXT;
     return TKV_OK;

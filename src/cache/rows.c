@@ -95,6 +95,9 @@ tkv_status tkv_cache_write(tkv_cache *cache, uint32_t index, size_t n_rows, cons
         uint32_t row, stream;
         status = tkv_page_open(cache, layer, tkv_page_of(layer, slots[i], &row, &stream), err);
     }
+    for (size_t i = 0; layer->turns && pos && i < n_rows && status == TKV_OK; i++)
+        if (pos[i] > 0)
+            status = tkv_turns_reach(cache, layer->turns, pos[i], err);
     if (status != TKV_OK)
         return status;
     if (k.data)
@@ -159,7 +162,7 @@ static void read_sealed(const tkv_cache *cache, const struct tkv_layer *layer,
         const uint64_t here = tkv_part_rows(page->klass, page->visual, klass);
         void *part = tkv_part(layer, page->klass, page->record, klass);
         for (uint32_t head = 0; here && head < layer->shape.n_kv_heads; head++) {
-            tkv_decode_head(cache, layer, klass, r->kind, head,
+            tkv_decode_head(cache, layer, klass, r->kind, head, page->turn,
                             tkv_sealed_page(layer, klass, part, r->kind, head), decoded);
             read_decoded(cache, layer, r, first, end, here, head, decoded);
         }

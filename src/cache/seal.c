@@ -65,8 +65,10 @@ tkv_status tkv_coding_begin(tkv_cache *cache, struct tkv_layer *layer, struct tk
                             struct tkv_coding *out, tkv_error *err)
 {
     const uint64_t visual = tkv_page_visual(page);
-    *out =
-        (struct tkv_coding){.page = page, .visual = visual, .klass = tkv_page_class(layer, visual)};
+    *out = (struct tkv_coding){.page = page,
+                               .visual = visual,
+                               .turn = tkv_turn_of(layer, page),
+                               .klass = tkv_page_class(layer, visual)};
     if (!tkv_page_finite(layer, page)) {
         page->nonfinite = 1;
         return TKV_OK;
@@ -98,6 +100,7 @@ static void finish(struct tkv_layer *layer, const struct tkv_coding *coding)
     page->klass = coding->klass;
     page->visual = coding->visual;
     page->record = coding->record;
+    page->turn = coding->turn;
 }
 
 static size_t count_due(const tkv_cache *cache, const struct tkv_layer *layer)

@@ -12,6 +12,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "format/gguf.h"
 #include "kernels/kernels.h"
 #include "tightkv/tightkv.h"
 
@@ -24,6 +25,20 @@ enum tkv_codec_caps {
     TKV_CAP_LEARNS = 1 << 5,     /* has a model learned from the first sealed pages: see learn */
     TKV_CAP_ROUNDS = 1 << 6,     /* its i8 tile is within 3 codes of decode's values */
     TKV_CAP_KEYS_ONLY = 1 << 7,  /* supports() no values */
+    TKV_CAP_BOOK = 1 << 8,       /* has its models, and the basis, from a book: see bind */
+    TKV_CAP_TURNS = 1 << 9,      /* wants keys turned back by their page's position: cache/turn.c */
+};
+
+/* A learned basis of one head, D x D: coefficients = values * to, values = coefficients * back. */
+struct tkv_basis {
+    const float *to, *back;
+    const float *back_t; /* back transposed, for queries; keys only */
+};
+
+/* Whose model is bound. */
+struct tkv_place {
+    uint32_t layer, head, n_heads;
+    uint8_t klass;
 };
 
 /* The working form that a codec offers the attention. */
@@ -80,6 +95,12 @@ struct tkv_codec_ops {
     /* page -> i8 tile of the kind; NULL: the codec goes through f32. */
     void (*tile_i8)(const struct tkv_codec_env *env, const uint8_t *page, struct tkv_tile_buf *buf,
                     struct tkv_tile_i8 *out);
+    /* TKV_CAP_BOOK: fills a model of model_bytes from a book; the bytes of a page, and of its codes
+     * alone, with that model; its basis. page_bytes is what the largest model takes. */
+    tkv_status (*bind)(const struct tkv_codec_env *env, const struct tkv_gguf *book,
+                       const struct tkv_place *place, void *model, tkv_error *err);
+    size_t (*bound_bytes)(const struct tkv_codec_env *env, size_t *code_bytes);
+    void (*basis)(const struct tkv_codec_env *env, struct tkv_basis *out);
     /* TKV_CAP_LEARNS: model bytes, and learning it from the first page that seals: same x as
      * encode. */
     size_t (*model_bytes)(uint32_t head_dim);

@@ -112,7 +112,12 @@ static tkv_status make_cache(struct scenario *s)
 
 static tkv_status add_layer(struct scenario *s)
 {
-    const tkv_layer_params p = {sizeof p, N_HEADS, D, D, N_SLOTS, N_STREAMS};
+    const tkv_layer_params p = {.struct_size = sizeof(p),
+                                .n_kv_heads = N_HEADS,
+                                .k_head_dim = D,
+                                .v_head_dim = D,
+                                .n_slots = N_SLOTS,
+                                .n_streams = N_STREAMS};
     return tkv_cache_add_layer(s->cache, &p, &s->layer, NULL);
 }
 
@@ -244,7 +249,9 @@ static tkv_status (*const steps[])(struct scenario *) = {
     write_run,    seal,       copy_pages,   copy_unaligned,  write_scattered, forget,
     seal,         attend,     attend_exact, truncate_stream, read_keys,       read_values,
 };
-enum { N_STEPS = sizeof steps / sizeof steps[0] };
+enum {
+    N_STEPS = sizeof steps / sizeof steps[0]
+};
 
 /* Runs the scenario, each failed step once more. Returns the number of steps that failed at first.
  * */

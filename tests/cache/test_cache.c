@@ -24,7 +24,12 @@ static void open_cache(struct fixture *f, const char *text, uint32_t n_slots, ui
 {
     tkv_error err;
     tkv_spec spec;
-    const tkv_layer_params shape = {sizeof shape, 2, D, D, n_slots, n_streams};
+    const tkv_layer_params shape = {.struct_size = sizeof(shape),
+                                    .n_kv_heads = 2,
+                                    .k_head_dim = D,
+                                    .v_head_dim = D,
+                                    .n_slots = n_slots,
+                                    .n_streams = n_streams};
     assert_int_equal(tkv_context_create(NULL, &f->ctx, &err), TKV_OK);
     assert_int_equal(tkv_spec_parse(text, &spec, &err), TKV_OK);
     assert_int_equal(tkv_cache_create(f->ctx, &spec, &f->cache, &err), TKV_OK);
@@ -310,7 +315,12 @@ static void a_bad_slot_writes_nothing(void **state)
                      TKV_ERR_RANGE);
     assert_non_null(strstr(err.text, "slot 100"));
     assert_int_equal(stats(&f).n_values, 0);
-    const tkv_layer_params odd = {sizeof odd, 1, 72, 64, 64, 1};
+    const tkv_layer_params odd = {.struct_size = sizeof(odd),
+                                  .n_kv_heads = 1,
+                                  .k_head_dim = 72,
+                                  .v_head_dim = 64,
+                                  .n_slots = 64,
+                                  .n_streams = 1};
     uint32_t layer;
     assert_int_equal(tkv_cache_add_layer(f.cache, &odd, &layer, &err), TKV_ERR_UNSUPPORTED);
     assert_non_null(strstr(err.text, "72"));

@@ -13,8 +13,12 @@
 static double filled_bytes(tkv_context *ctx, const tkv_spec *spec, const struct cache_shape *s)
 {
     tkv_cache *cache = NULL;
-    tkv_layer_params layer = {sizeof(layer), s->n_kv_heads, s->k_head_dim,
-                              s->v_head_dim, s->n_slots,    1};
+    tkv_layer_params layer = {.struct_size = sizeof(layer),
+                              .n_kv_heads = s->n_kv_heads,
+                              .k_head_dim = s->k_head_dim,
+                              .v_head_dim = s->v_head_dim,
+                              .n_slots = s->n_slots,
+                              .n_streams = 1};
     uint32_t index;
     assert_int_equal(tkv_cache_create(ctx, spec, &cache, NULL), TKV_OK);
     assert_int_equal(tkv_cache_add_layer(cache, &layer, &index, NULL), TKV_OK);

@@ -1,4 +1,4 @@
-/* What every registered codec promises, whatever it is. */
+/* What every registered codec promises that needs no book, whatever it is. */
 #include "codec_page.h"
 
 #include <math.h>
@@ -8,7 +8,8 @@
 
 #define FOR_EACH_CODEC(ops)                                                                        \
     for (uint32_t i_codec = 0; i_codec < tkv_codec_registry_count(); i_codec++)                    \
-        for (const struct tkv_codec_ops *ops = tkv_codec_by_index(i_codec); ops; ops = NULL)
+        for (const struct tkv_codec_ops *ops = tkv_codec_by_index(i_codec);                        \
+             ops && !(ops->caps & TKV_CAP_BOOK); ops = NULL)
 
 /* Whether a codec codes this kind at all. */
 static bool codes(const struct tkv_codec_ops *ops, int kind)

@@ -163,6 +163,8 @@ static void golden_pages(void **state)
         const struct tkv_codec_ops *ops = tkv_codec_by_index(i);
         char folder[256], path[300], line[256];
         size_t n_lines = 0;
+        if (ops->caps & TKV_CAP_BOOK)
+            continue;
         folder_of(folder, sizeof folder, GOLDEN_DIR, ops);
         snprintf(path, sizeof path, "%s/manifest", folder);
         FILE *f = fopen(path, "r");
@@ -211,7 +213,8 @@ int main(int argc, char **argv)
     if (argc == 3 && strcmp(argv[1], "--write") == 0) {
         int failed = 0;
         for (uint32_t i = 0; i < tkv_codec_registry_count(); i++)
-            failed |= write_codec(argv[2], tkv_codec_by_index(i));
+            if (!(tkv_codec_by_index(i)->caps & TKV_CAP_BOOK))
+                failed |= write_codec(argv[2], tkv_codec_by_index(i));
         return failed;
     }
     const struct CMUnitTest tests[] = {cmocka_unit_test(golden_pages)};

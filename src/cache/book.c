@@ -1,0 +1,86 @@
+/* Books: what a model's calibration learned, and the models that a layer's codecs read there. */
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/status.h"
+#include "cache/cache.h"
+
+#define BOOK_ARCHITECTURE "tightkv-book"
+#define BOOK_VERSION      1
+
+tkv_status tkv_book_open(tkv_context *ctx, const void *bytes, size_t n_bytes, tkv_book **out,
+                         tkv_error *err)
+{
+    if (!ctx || !bytes || !out)
+        return tkv_fail(err, TKV_ERR_INVALID, "ctx, bytes and out must not be NULL");
+    struct tkv_gguf file;
+    const tkv_status status = tkv_gguf_open(bytes, n_bytes, &file, err);
+    if (status != TKV_OK)
+        return status;
+    char architecture[32];
+    uint32_t version;
+    if (!tkv_gguf_text(&file, "general.architecture", architecture, sizeof architecture) ||
+        strcmp(architecture, BOOK_ARCHITECTURE) != 0)
+        return tkv_fail(err, TKV_ERR_CORRUPT,
+                        "a GGUF file, but no book: make one with tightkv calibrate");
+    if (!tkv_gguf_u32(&file, "book.version", &version) || version != BOOK_VERSION)
+        return tkv_fail(err, TKV_ERR_VERSION,
+                        "a book of another version; this reads version %d: calibrate again",
+                        BOOK_VERSION);
+    tkv_book *book = tkv_alloc(&ctx->allocator, sizeof *book);
+    if (!book)
+        return tkv_fail_nomem(err, sizeof *book, "a book");
+    *book = (tkv_book){ctx, file};
+    *out = book;
+    return TKV_OK;
+}
+
+void tkv_book_close(tkv_book *book)
+{
+    if (book)
+        tkv_free(&book->ctx->allocator, book, sizeof *book);
+}
+
+tkv_status tkv_cache_set_book(tkv_cache *cache, const tkv_book *book, tkv_error *err)
+{
+    if (!cache || cache->n_layers)
+        return tkv_fail(err, TKV_ERR_INVALID, "a book comes before the first layer");
+    cache->book = book;
+    return TKV_OK;
+}
+
+static tkv_status bind_codec(tkv_cache *cache, struct tkv_layer *layer, uint8_t klass,
+                             tkv_kind kind, tkv_error *err)
+{
+    struct tkv_layer_codec *codec = &layer->codec[klass][kind];
+    const uint32_t n_heads = layer->shape.n_kv_heads;
+    if (!cache->book)
+        return tkv_fail(err, TKV_ERR_UNSUPPORTED,
+                        "%s needs a book of this model: make one with tightkv calibrate",
+                        codec->ops->name);
+    codec->models = tkv_alloc_zero(&cache->ctx->allocator, n_heads * codec->model_bytes);
+    if (!codec->models)
+        return tkv_fail_nomem(err, n_heads * codec->model_bytes, "models from a book");
+    for (uint32_t head = 0; head < n_heads; head++) {
+        const struct tkv_codec_env env = tkv_layer_env(cache, layer, klass, kind, head);
+        const struct tkv_place place = {layer->shape.model_layer, head, n_heads, klass};
+        const tkv_status status = codec->ops->bind(&env, &cache->book->file, &place,
+                                                   codec->models + head * codec->model_bytes, err);
+        if (status != TKV_OK)
+            return status;
+    }
+    return TKV_OK;
+}
+
+tkv_status tkv_layer_bind(tkv_cache *cache, struct tkv_layer *layer, tkv_error *err)
+{
+    for (uint8_t klass = 0; klass < TKV_N_CLASSES; klass++)
+        for (int kind = TKV_K; kind <= TKV_V; kind++) {
+            if (!(layer->codec[klass][kind].ops->caps & TKV_CAP_BOOK))
+                continue;
+            const tkv_status status = bind_codec(cache, layer, klass, (tkv_kind)kind, err);
+            if (status != TKV_OK)
+                return status;
+        }
+    return TKV_OK;
+}

@@ -1,0 +1,359 @@
+/* tight: coefficients in a basis learned from the model, coded along a trellis (FORMAT.md, tight).
+ *
+ * A book gives each head a mean, a basis in which all coefficients have unit variance, what an error
+ * of each costs, and the bits that each takes. A row is gain * levels in that basis; the gain, a
+ * logarithm in 8 bits, is the one that fits best after the levels are known. */
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/half.h"
+#include "base/status.h"
+#include "codec/codec.h"
+#include "format/trellis.h"
+
+#define T TKV_PAGE_TOKENS
+
+/* Gains: code 0 is zero, code c > 0 is 2^((c - GAIN_ONE) / GAIN_STEPS). */
+enum {
+    GAIN_ONE = 160,
+    GAIN_STEPS = 32
+};
+
+/* A head's model; the matrices follow. */
+struct model {
+    uint8_t bits[TKV_MAX_HEAD_DIM];
+    float mean[TKV_MAX_HEAD_DIM];   /* coefficients of the mean */
+    float weight[TKV_MAX_HEAD_DIM]; /* what a unit error costs */
+    float reach[TKV_MAX_HEAD_DIM];  /* tkv_kernels.trellis_codes */
+    float most[TKV_MAX_HEAD_DIM];   /* the largest level, in steps */
+    float matrices[];               /* to, back, back transposed: [D][D] each */
+};
+
+static size_t matrices_at(void)
+{
+    return (sizeof(struct model) + 63) / 64 * 64;
+}
+
+static float *matrix(const struct model *m, uint32_t D, uint32_t i)
+{
+    return (float *)(void *)((uint8_t *)(uintptr_t)m + matrices_at()) + (size_t)i * D * D;
+}
+
+static size_t model_bytes(uint32_t D)
+{
+    return matrices_at() + 3 * (size_t)D * D * sizeof(float);
+}
+
+static bool supports(uint32_t D, tkv_kind kind)
+{
+    (void)kind;
+    return D > 0 && D <= TKV_MAX_HEAD_DIM && D % 16 == 0;
+}
+
+static size_t most_bytes(uint32_t D, tkv_kind kind)
+{
+    (void)kind;
+    return T + (size_t)D * TKV_TRELLIS_BITS * sizeof(uint64_t);
+}
+
+static size_t bound_bytes(const struct tkv_codec_env *env, size_t *code_bytes)
+{
+    const struct model *m = env->model;
+    *code_bytes = tkv_trellis_bytes(m->bits, env->head_dim);
+    return T + *code_bytes;
+}
+
+static void basis(const struct tkv_codec_env *env, struct tkv_basis *out)
+{
+    const uint32_t D = env->head_dim;
+    *out = (struct tkv_basis){matrix(env->model, D, 0), matrix(env->model, D, 1),
+                              matrix(env->model, D, 2)};
+}
+
+/* ---- binding ------------------------------------------------------------------------------- */
+
+/* A tensor of the book: "<prefix>blk.3.attn_k.<what>"; visual spans have "attn_k.visual" where the
+ * book was calibrated for them, and share the text's otherwise. */
+static tkv_status find(const struct tkv_gguf *book, const char *prefix,
+                       const struct tkv_codec_env *env, const struct tkv_place *place,
+                       const char *what, size_t n_values, struct tkv_gguf_tensor *out,
+                       tkv_error *err)
+{
+    const char kind = env->kind == TKV_K ? 'k' : 'v';
+    const unsigned layer = place->layer;
+    char name[96];
+    snprintf(name, sizeof name, "%sblk.%u.attn_%c.visual.%s", prefix, layer, kind, what);
+    const bool visual = place->klass == TKV_SPAN_VISUAL && tkv_gguf_tensor(book, name, out);
+    if (!visual)
+        snprintf(name, sizeof name, "%sblk.%u.attn_%c.%s", prefix, layer, kind, what);
+    if (!visual && !tkv_gguf_tensor(book, name, out))
+        return tkv_fail(err, TKV_ERR_UNSUPPORTED,
+                        "the book has no %s: calibrate this model for this codec", name);
+    if (out->n_values != n_values * place->n_heads)
+        return tkv_fail(err, TKV_ERR_CORRUPT, "%s has %zu values, not %zu: a book of another model",
+                        name, out->n_values, n_values * place->n_heads);
+    return TKV_OK;
+}
+
+static tkv_status read_floats(const struct tkv_gguf *book, const struct tkv_codec_env *env,
+                              const struct tkv_place *place, const char *what, size_t n, float *out,
+                              tkv_error *err)
+{
+    struct tkv_gguf_tensor t;
+    const tkv_status status = find(book, "", env, place, what, n, &t, err);
+    if (status != TKV_OK)
+        return status;
+    if (t.type != TKV_GGUF_F32 && t.type != TKV_GGUF_F16)
+        return tkv_fail(err, TKV_ERR_CORRUPT, "a book whose %s is not of f32 or f16", what);
+    tkv_gguf_read_f32(&t, place->head * n, n, out);
+    for (size_t i = 0; i < n; i++)
+        if (!(fabsf(out[i]) < 1e15f))
+            return tkv_fail(err, TKV_ERR_CORRUPT, "a book whose %s holds %g", what, (double)out[i]);
+    return TKV_OK;
+}
+
+static tkv_status read_bits(const struct tkv_gguf *book, const char *codec,
+                            const struct tkv_codec_env *env, const struct tkv_place *place,
+                            uint8_t *out, tkv_error *err)
+{
+    char prefix[24];
+    struct tkv_gguf_tensor t;
+    snprintf(prefix, sizeof prefix, "%s.", codec);
+    const tkv_status status = find(book, prefix, env, place, "bits", env->head_dim, &t, err);
+    if (status != TKV_OK)
+        return status;
+    if (t.type != TKV_GGUF_I8)
+        return tkv_fail(err, TKV_ERR_CORRUPT, "a book whose bits are not of i8");
+    memcpy(out, t.data + (size_t)place->head * env->head_dim, env->head_dim);
+    for (uint32_t d = 0; d < env->head_dim; d++)
+        if (out[d] > TKV_TRELLIS_BITS)
+            return tkv_fail(err, TKV_ERR_CORRUPT, "a book with %u bits for a coefficient", out[d]);
+    return TKV_OK;
+}
+
+/* The search counts well when a usual error costs about 3^2; all levels times 36 stay in range. */
+static void set_reach(struct model *m, uint32_t D)
+{
+    double cost = 0;
+    uint32_t n = 0;
+    for (uint32_t d = 0; d < D; d++)
+        if (m->bits[d])
+            cost += (double)m->weight[d] * 1.3 / (double)(1u << 2 * m->bits[d]), n++;
+    const double usual = n ? sqrt(cost / n) / (double)TKV_TRELLIS_STEP : 1;
+    for (uint32_t d = 0; d < D; d++)
+        m->reach[d] = (float)fmin(36, usual > 0 ? 3.0 * sqrt((double)m->weight[d]) / usual : 0);
+}
+
+/* A value beyond all levels must not make all of them equally far. */
+static float largest_level(uint32_t bits)
+{
+    int32_t low = 0, high = 0;
+    for (uint32_t w = 0; w < TKV_TRELLIS_STATES; w++) {
+        const int32_t level = tkv_trellis_levels[bits][w];
+        low = level < low ? level : low;
+        high = level > high ? level : high;
+    }
+    return (float)(-low < high ? -low : high);
+}
+
+static void transpose(const float *x, uint32_t D, float *y)
+{
+    for (uint32_t i = 0; i < D; i++)
+        for (uint32_t j = 0; j < D; j++)
+            y[(size_t)j * D + i] = x[(size_t)i * D + j];
+}
+
+static tkv_status bind(const char *codec, const struct tkv_codec_env *env,
+                       const struct tkv_gguf *book, const struct tkv_place *place, void *model,
+                       tkv_error *err)
+{
+    struct model *m = model;
+    const uint32_t D = env->head_dim;
+    const size_t square = (size_t)D * D;
+    tkv_status status = read_floats(book, env, place, "to", square, matrix(m, D, 0), err);
+    if (status == TKV_OK)
+        status = read_floats(book, env, place, "back", square, matrix(m, D, 1), err);
+    if (status == TKV_OK)
+        status = read_floats(book, env, place, "mean", D, m->mean, err);
+    if (status == TKV_OK)
+        status = read_floats(book, env, place, "weight", D, m->weight, err);
+    if (status == TKV_OK)
+        status = read_bits(book, codec, env, place, m->bits, err);
+    if (status != TKV_OK)
+        return status;
+    transpose(matrix(m, D, 1), D, matrix(m, D, 2));
+    for (uint32_t d = 0; d < D; d++)
+        m->weight[d] = m->weight[d] > 1e-12f ? m->weight[d] : 1e-12f;
+    for (uint32_t d = 0; d < D; d++)
+        m->most[d] = largest_level(m->bits[d]);
+    set_reach(m, D);
+    return TKV_OK;
+}
+
+/* ---- gains --------------------------------------------------------------------------------- */
+
+/* 2^(i / 32) */
+static const float octave[GAIN_STEPS] = {
+    1.000000000f, 1.021897149f, 1.044273782f, 1.067140401f, 1.090507733f, 1.114386743f,
+    1.138788635f, 1.163724859f, 1.189207115f, 1.215247360f, 1.241857812f, 1.269050957f,
+    1.296839555f, 1.325236643f, 1.354255547f, 1.383909882f, 1.414213562f, 1.445180807f,
+    1.476826146f, 1.509164428f, 1.542210825f, 1.575980845f, 1.610490332f, 1.645755478f,
+    1.681792831f, 1.718619298f, 1.756252160f, 1.794709075f, 1.834008086f, 1.874167634f,
+    1.915206561f, 1.957144124f};
+
+static float gain_of(uint32_t code)
+{
+    if (code == 0)
+        return 0.0f;
+    const int32_t e = (int32_t)code - GAIN_ONE + 5 * GAIN_STEPS; /* >= 1 */
+    return ldexpf(octave[e % GAIN_STEPS], e / GAIN_STEPS - 5);
+}
+
+/* The code whose gain is nearest in proportion: gains are a fixed factor apart. */
+static uint8_t gain_code(float gain)
+{
+    uint32_t low = 0, high = 255;
+    while (low < high) {
+        const uint32_t middle = (low + high + 1) / 2;
+        const float edge = gain_of(middle) * 0.989228013f; /* 2^(-1/64) */
+        if (gain >= edge)
+            low = middle;
+        else
+            high = middle - 1;
+    }
+    return (uint8_t)low;
+}
+
+/* ---- coding -------------------------------------------------------------------------------- */
+
+struct scratch {
+    float columns[TKV_MAX_HEAD_DIM * T]; /* [D][64] in steps */
+    uint8_t windows[TKV_MAX_HEAD_DIM * T];
+    uint8_t search[TKV_TRELLIS_SCRATCH_BYTES];
+};
+
+static size_t scratch_bytes(uint32_t D)
+{
+    (void)D;
+    return sizeof(struct scratch);
+}
+
+/* Less its mean, over its rms over the coefficients that are coded, in steps. */
+static void normalise(const struct model *m, uint32_t D, float *row, float *column)
+{
+    float sum = 0;
+    uint32_t n = 0;
+    for (uint32_t d = 0; d < D; d++) {
+        row[d] -= m->mean[d];
+        if (m->bits[d])
+            sum += row[d] * row[d], n++;
+    }
+    const float rms = n ? sqrtf(sum / (float)n) : 0.0f;
+    const float inverse = rms > 1e-12f ? 1.0f / (rms * TKV_TRELLIS_STEP) : 0.0f;
+    for (uint32_t d = 0; d < D; d++) {
+        const float x = row[d] * inverse, most = m->most[d];
+        column[(size_t)d * T] = x > most ? most : x < -most ? -most : x;
+    }
+}
+
+/* The gain that fits best, over weighted errors. */
+static uint8_t fit(const struct model *m, uint32_t D, const float *row, const uint8_t *windows)
+{
+    float product = 0, square = 0;
+    for (uint32_t d = 0; d < D; d++) {
+        const float level = (float)tkv_trellis_levels[m->bits[d]][windows[(size_t)d * T]];
+        product += m->weight[d] * row[d] * level;
+        square += m->weight[d] * level * level;
+    }
+    return gain_code(square > 0 ? product / (square * TKV_TRELLIS_STEP) : 0.0f);
+}
+
+static void pack(const struct model *m, uint32_t D, const uint8_t *windows, uint8_t *codes)
+{
+    for (uint32_t d = 0; d < D; d++, windows += T)
+        for (uint32_t bit = m->bits[d]; bit-- > 0; codes += sizeof(uint64_t))
+            for (uint32_t byte = 0; byte < 8; byte++) {
+                uint32_t word = 0;
+                for (uint32_t t = 0; t < 8; t++)
+                    word |= (windows[byte * 8 + t] >> bit & 1u) << t;
+                codes[byte] = (uint8_t)word;
+            }
+}
+
+static void encode(const struct tkv_codec_env *env, float *x, uint64_t valid, uint8_t *page,
+                   void *scratch)
+{
+    const struct model *m = env->model;
+    struct scratch *s = scratch;
+    const uint32_t D = env->head_dim;
+    for (uint32_t t = 0; t < T; t++)
+        normalise(m, D, x + (size_t)t * D, s->columns + t);
+    env->kernels->trellis_codes(s->columns, m->bits, m->reach, D, s->windows, s->search);
+    for (uint32_t t = 0; t < T; t++)
+        page[t] = valid >> t & 1 ? fit(m, D, x + (size_t)t * D, s->windows + t) : 0;
+    pack(m, D, s->windows, page + T);
+}
+
+static void decode(const struct tkv_codec_env *env, const uint8_t *page, float *x)
+{
+    const struct model *m = env->model;
+    const uint32_t D = env->head_dim;
+    uint8_t windows[T] = {0};
+    const uint8_t *codes = page + T;
+    float gain[T];
+    for (uint32_t t = 0; t < T; t++)
+        gain[t] = gain_of(page[t]) * TKV_TRELLIS_STEP;
+    for (uint32_t d = 0; d < D; d++) {
+        for (uint32_t bit = 0; bit < m->bits[d]; bit++, codes += sizeof(uint64_t))
+            for (uint32_t t = 0; t < T; t++)
+                windows[t] = (uint8_t)(windows[t] << 1 | (codes[t / 8] >> t % 8 & 1));
+        for (uint32_t t = 0; t < T; t++)
+            x[(size_t)t * D + d] =
+                gain[t] * (float)tkv_trellis_levels[m->bits[d]][windows[t]] + m->mean[d];
+    }
+}
+
+static void tile_i8(const struct tkv_codec_env *env, const uint8_t *page, struct tkv_tile_buf *buf,
+                    struct tkv_tile_i8 *out)
+{
+    const struct model *m = env->model;
+    const uint32_t D = env->head_dim;
+    for (uint32_t t = 0; t < T; t++)
+        buf->scale[t] = gain_of(page[t]) * TKV_TRELLIS_STEP;
+    memcpy(buf->mean, m->mean, D * sizeof(float));
+    if (env->kind == TKV_K)
+        env->kernels->trellis_tile_k(page + T, m->bits, D, buf->codes, buf->ahead);
+    else
+        env->kernels->trellis_tile_v(page + T, m->bits, D, (int8_t *)buf->codes, buf->ahead);
+    *out = (struct tkv_tile_i8){buf->codes, 0, buf->scale, buf->mean, 2};
+}
+
+#define TIGHT(suffix, text, wire_id, what)                                                         \
+    static tkv_status bind_##suffix(const struct tkv_codec_env *env, const struct tkv_gguf *book,  \
+                                    const struct tkv_place *place, void *model, tkv_error *err)    \
+    {                                                                                              \
+        return bind(text, env, book, place, model, err);                                           \
+    }                                                                                              \
+    const struct tkv_codec_ops tkv_codec_tight##suffix = {                                         \
+        .name = text,                                                                              \
+        .summary = what,                                                                           \
+        .id = wire_id,                                                                             \
+        .caps = TKV_CAP_BOOK | TKV_CAP_TURNS | TKV_CAP_ROUNDS,                                     \
+        .planes = 2,                                                                               \
+        .supports = supports,                                                                      \
+        .page_bytes = most_bytes,                                                                  \
+        .scratch_bytes = scratch_bytes,                                                            \
+        .encode = encode,                                                                          \
+        .decode = decode,                                                                          \
+        .tile_i8 = tile_i8,                                                                        \
+        .bind = bind_##suffix,                                                                     \
+        .bound_bytes = bound_bytes,                                                                \
+        .basis = basis,                                                                            \
+        .model_bytes = model_bytes,                                                                \
+    };
+
+TIGHT(4, "tight4", 24, "learned basis, trellis codes, 4 bits a value")
+TIGHT(3, "tight3", 25, "learned basis, trellis codes, 3 bits a value")
+TIGHT(25, "tight2.5", 26, "learned basis, trellis codes, 2.5 bits a value")
+TIGHT(2, "tight2", 27, "learned basis, trellis codes, 2 bits a value")
