@@ -130,7 +130,7 @@ static void make_tables(const struct cli_syntax *s, const struct cli_option *all
 {
     /* '+': stop at the first operand, for what follows is a program's; ':': tell a missing
      * argument from an unknown option. */
-    if (strstr(s->operands, "--"))
+    if (strstr(s->operands, "-- "))
         *letters++ = '+';
     *letters++ = ':';
     for (size_t i = 0; i < n; i++) {

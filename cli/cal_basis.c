@@ -1,0 +1,142 @@
+/* Moments to bases, and bits for their coefficients. */
+#include <cblas.h>
+#include <lapacke.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "calibrate.h"
+
+/* Share of the weights' trace that every direction gets, so that none counts for nothing. */
+#define RIDGE 1e-3
+
+/* What the trellis leaves of a unit variance at 0 to 6 bits. */
+static const double left_over[] = {1, .288, .0777, .0200, .0056, .0016, .0006};
+enum { MOST_BITS = 6 };
+
+static void covariance(const struct cal_head *h, double *out)
+{
+    for (uint32_t i = 0; i < h->dim; i++)
+        for (uint32_t j = 0; j < h->dim; j++)
+            out[i * h->dim + j] =
+                h->square[i * h->dim + j] / h->n - h->sum[i] / h->n * (h->sum[j] / h->n);
+}
+
+/* Cholesky factor (lower) of the weights of errors. */
+static bool weigh(const struct cal_head *h, double size, double *low)
+{
+    const uint32_t n = h->dim;
+    double trace = 0;
+    for (uint32_t i = 0; i < n * n; i++)
+        low[i] = h->gradient[i] / h->n * size * size / 2;
+    for (uint32_t i = 0; i < n; i++)
+        trace += low[i * n + i];
+    for (uint32_t i = 0; i < n; i++)
+        low[i * n + i] += RIDGE * trace / n + 1e-30;
+    if (LAPACKE_dpotrf(LAPACK_ROW_MAJOR, 'L', (int)n, low, (int)n) != 0)
+        return false;
+    for (uint32_t i = 0; i < n; i++)
+        for (uint32_t j = i + 1; j < n; j++)
+            low[i * n + j] = 0;
+    return true;
+}
+
+static void multiply(bool ta, const double *a, const double *b, uint32_t n, double *c)
+{
+    cblas_dgemm(CblasRowMajor, ta ? CblasTrans : CblasNoTrans, CblasNoTrans, (int)n, (int)n, (int)n,
+                1, a, (int)n, b, (int)n, 0, c, (int)n);
+}
+
+/* to = L U / rms, back = rms U' L^-1, in falling order of rms^2. u: eigenvectors as columns, in
+ * rising order. */
+static void fill_basis(const double *low, const double *inverse, const double *u,
+                       const double *cost, double *room, struct cal_basis *out)
+{
+    const uint32_t n = out->dim;
+    const double least = cost[n - 1] * 1e-9;
+    multiply(false, low, u, n, room);
+    for (uint32_t j = 0; j < n; j++) {
+        const double c = cost[n - 1 - j] > least ? cost[n - 1 - j] : least;
+        out->weight[j] = (float)c;
+        for (uint32_t i = 0; i < n; i++)
+            out->to[i * n + j] = (float)(room[i * n + n - 1 - j] / sqrt(c));
+    }
+    multiply(true, u, inverse, n, room);
+    for (uint32_t j = 0; j < n; j++)
+        for (uint32_t i = 0; i < n; i++)
+            out->back[j * n + i] = (float)(room[(n - 1 - j) * n + i] * sqrt((double)out->weight[j]));
+}
+
+int cal_basis(const struct cal_head *h, double size, struct cal_basis *out)
+{
+    const uint32_t n = h->dim;
+    const size_t square = (size_t)n * n;
+    *out = (struct cal_basis){n, cli_alloc(square, 4), cli_alloc(square, 4), cli_alloc(n, 4),
+                              cli_alloc(n, 4), cli_alloc(n, 1)};
+    double *low = cli_alloc(square, 8), *sigma = cli_alloc(square, 8), *room = cli_alloc(square, 8);
+    double *inverse = cli_alloc(square, 8), *cost = cli_alloc(n, 8);
+    covariance(h, sigma);
+    bool good = weigh(h, size, low);
+    if (good) {
+        multiply(false, sigma, low, n, room);
+        multiply(true, low, room, n, sigma);
+        memcpy(inverse, low, square * 8);
+        good = LAPACKE_dsyevd(LAPACK_ROW_MAJOR, 'V', 'U', (int)n, sigma, (int)n, cost) == 0 &&
+               LAPACKE_dtrtri(LAPACK_ROW_MAJOR, 'L', 'N', (int)n, inverse, (int)n) == 0 &&
+               cost[n - 1] > 0;
+    }
+    if (good) {
+        fill_basis(low, inverse, sigma, cost, room, out);
+        for (uint32_t j = 0; j < n; j++) {
+            double sum = 0;
+            for (uint32_t i = 0; i < n; i++)
+                sum += h->sum[i] / h->n * (double)out->to[i * n + j];
+            out->mean[j] = (float)sum;
+        }
+    }
+    free(low), free(sigma), free(room), free(inverse), free(cost);
+    return good ? CLI_OK : cli_fail("keys or values that do not vary, or that are not finite");
+}
+
+void cal_basis_free(struct cal_basis *b)
+{
+    free(b->to), free(b->back), free(b->mean), free(b->weight), free(b->bits);
+    *b = (struct cal_basis){0};
+}
+
+/* What bit number b + 1 takes away. What is shrunk is shrunk for every token, and does not average
+ * out: so the square counts too. */
+static double gain(int b)
+{
+    double e = left_over[b], f = left_over[b + 1];
+    return e + e * e - f - f * f;
+}
+
+/* Bits are given where they take away most, down to a threshold that is found by bisection. */
+static double share_out(struct cal_basis *bases, size_t n, double threshold)
+{
+    double bits = 0, values = 0;
+    for (size_t i = 0; i < n; i++)
+        for (uint32_t j = 0; j < bases[i].dim; j++) {
+            int b = 0;
+            while (b < MOST_BITS && (double)bases[i].weight[j] * gain(b) > threshold)
+                b++;
+            bases[i].bits[j] = (int8_t)b;
+            bits += b;
+            values++;
+        }
+    return bits / values;
+}
+
+void cal_allocate(struct cal_basis *bases, size_t n, double mean_bits)
+{
+    double low = -80, high = 40;
+    for (int i = 0; i < 60; i++) {
+        double middle = (low + high) / 2;
+        if (share_out(bases, n, exp2(middle)) > mean_bits)
+            low = middle;
+        else
+            high = middle;
+    }
+    share_out(bases, n, exp2(high));
+}

@@ -1,0 +1,242 @@
+/* Moments of keys, values and of the gradients that noise behind the attention makes in them. */
+#include <cblas.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "calibrate.h"
+#include "capture.h"
+
+/* Queries of one step: their weights take BLOCK * group * tokens floats. */
+enum { BLOCK = 128 };
+
+static double uniform(uint64_t *rng)
+{
+    *rng += 0x9e3779b97f4a7c15ull;
+    uint64_t z = *rng;
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9ull;
+    z = (z ^ z >> 27) * 0x94d049bb133111ebull;
+    return ((double)((z ^ z >> 31) >> 11) + .5) / 9007199254740992.0;
+}
+
+static void fill_noise(uint64_t *rng, float *x, size_t n)
+{
+    for (size_t i = 0; i < n; i += 2) {
+        double r = sqrt(-2 * log(uniform(rng))), a = 6.283185307179586 * uniform(rng);
+        x[i] = (float)(r * cos(a));
+        if (i + 1 < n)
+            x[i + 1] = (float)(r * sin(a));
+    }
+}
+
+/* One KV head of one layer over a whole window, in f32. */
+struct head_pass {
+    size_t n; /* tokens */
+    uint32_t dk, dv, group;
+    float scale, softcap;
+    float *q, *k, *v; /* [n][group][dk], [n][dk], [n][dv] */
+    float *da;        /* [n][group][dv]: gradient of the outputs */
+    float *dk_rows, *dv_rows;
+    float *p, *ds; /* [BLOCK * group][n] */
+};
+
+static void softmax_row(const struct head_pass *h, float *s, size_t n_seen)
+{
+    float most = -INFINITY;
+    for (size_t j = 0; j < n_seen; j++)
+        most = s[j] > most ? s[j] : most;
+    float sum = 0;
+    for (size_t j = 0; j < n_seen; j++) {
+        s[j] = expf(s[j] - most);
+        sum += s[j];
+    }
+    for (size_t j = 0; j < n_seen; j++)
+        s[j] /= sum;
+    memset(s + n_seen, 0, (h->n - n_seen) * sizeof(*s));
+}
+
+/* ds = p * (dp - sum(p dp)) */
+static void softmax_back(const float *p, float *ds, size_t n)
+{
+    float mean = 0;
+    for (size_t j = 0; j < n; j++)
+        mean += p[j] * ds[j];
+    for (size_t j = 0; j < n; j++)
+        ds[j] = p[j] * (ds[j] - mean);
+}
+
+static void gemm(bool ta, bool tb, size_t m, size_t n, size_t k, float alpha, const float *a,
+                 size_t lda, const float *b, size_t ldb, float beta, float *c, size_t ldc)
+{
+    cblas_sgemm(CblasRowMajor, ta ? CblasTrans : CblasNoTrans, tb ? CblasTrans : CblasNoTrans,
+                (int)m, (int)n, (int)k, alpha, a, (int)lda, b, (int)ldb, beta, c, (int)ldc);
+}
+
+/* Gradients of keys and values from those of a block of queries' outputs. */
+static void block_back(struct head_pass *h, size_t first, size_t n_queries)
+{
+    const size_t rows = n_queries * h->group, n = first + n_queries;
+    const float *q = h->q + first * h->group * h->dk, *da = h->da + first * h->group * h->dv;
+    gemm(false, true, rows, n, h->dk, h->scale, q, h->dk, h->k, h->dk, 0, h->p, h->n);
+    for (size_t r = 0; r < rows; r++)
+        softmax_row(h, h->p + r * h->n, first + r / h->group + 1);
+    gemm(true, false, n, h->dv, rows, 1, h->p, h->n, da, h->dv, 1, h->dv_rows, h->dv);
+    gemm(false, true, rows, n, h->dv, 1, da, h->dv, h->v, h->dv, 0, h->ds, h->n);
+    for (size_t r = 0; r < rows; r++)
+        softmax_back(h->p + r * h->n, h->ds + r * h->n, n);
+    gemm(true, false, n, h->dk, rows, h->scale, h->ds, h->n, q, h->dk, 1, h->dk_rows, h->dk);
+}
+
+/* ---- turning keys as the cache does --------------------------------------------------------- */
+
+enum { PAGE = TKV_PAGE_TOKENS };
+
+static void turn_rows(const struct calibration *c, float *x, size_t n, uint32_t dim)
+{
+    const size_t step = c->rope_halves ? 1 : 2, apart = c->rope_halves ? c->n_pairs : 1;
+    for (size_t t = 0; t < n; t++) {
+        const double back = (double)(t / PAGE * PAGE + PAGE / 2);
+        for (size_t i = 0; i < c->n_pairs; i++) {
+            const double angle = -back * (double)c->rope_freq[i];
+            const float co = (float)cos(angle), si = (float)sin(angle);
+            float *a = x + t * dim + i * step, *b = a + apart;
+            const float a0 = *a, b0 = *b;
+            *a = a0 * co - b0 * si;
+            *b = a0 * si + b0 * co;
+        }
+    }
+}
+
+/* ---- adding up ------------------------------------------------------------------------------ */
+
+static void add_square(double *into, const float *x, size_t n, uint32_t dim, float *room)
+{
+    memset(room, 0, (size_t)dim * dim * sizeof(*room));
+    gemm(true, false, dim, dim, n, 1, x, dim, x, dim, 0, room, dim);
+    for (size_t i = 0; i < (size_t)dim * dim; i++)
+        into[i] += (double)room[i];
+}
+
+static void add_head(struct cal_head *head, const float *x, const float *g, size_t n, float *room)
+{
+    for (size_t t = 0; t < n; t++)
+        for (uint32_t i = 0; i < head->dim; i++)
+            head->sum[i] += (double)x[t * head->dim + i];
+    add_square(head->square, x, n, head->dim, room);
+    add_square(head->gradient, g, n, head->dim, room);
+    head->n += (double)n;
+}
+
+/* ---- one layer ------------------------------------------------------------------------------ */
+
+static void load_rows(const struct cli_llama *l, const void *from, size_t stride, size_t n,
+                      uint32_t head, uint32_t dim, float *out)
+{
+    for (size_t t = 0; t < n; t++) {
+        const ggml_fp16_t *row = (const ggml_fp16_t *)(const void *)((const char *)from + t * stride) +
+                                 (size_t)head * dim;
+        for (uint32_t i = 0; i < dim; i++)
+            out[t * dim + i] = l->api.ggml_fp16_to_fp32(row[i]);
+    }
+}
+
+static void load_queries(const struct capture_layer *in, uint32_t head, uint32_t group, float *out)
+{
+    for (size_t t = 0; t < in->n_q; t++)
+        for (uint32_t g = 0; g < group; g++)
+            memcpy(out + (t * group + g) * in->k_head_dim,
+                   (const char *)in->q + t * in->q_token_stride +
+                       (size_t)(head * group + g) * in->q_head_stride,
+                   in->k_head_dim * sizeof(*out));
+}
+
+/* Gradients of a head's outputs: noise in the residual stream through the projection. */
+static void project_noise(const struct cal_layer *layer, const float *noise, size_t n,
+                          uint32_t head, struct head_pass *h)
+{
+    const size_t width = (size_t)h->group * h->dv;
+    gemm(false, false, n, width, layer->n_embd, 1, noise, layer->n_embd,
+         layer->projection + head * width, layer->n_out, 0, h->da, width);
+}
+
+static void pass_free(struct head_pass *h)
+{
+    free(h->q), free(h->k), free(h->v), free(h->da), free(h->dk_rows), free(h->dv_rows);
+    free(h->p), free(h->ds);
+}
+
+static struct head_pass pass_new(const struct capture_layer *in)
+{
+    const uint32_t group = in->n_q_heads / in->n_kv_heads;
+    const size_t n = in->n_q, rows = (size_t)BLOCK * group;
+    return (struct head_pass){
+        .n = n,
+        .dk = in->k_head_dim,
+        .dv = in->v_head_dim,
+        .group = group,
+        .scale = in->scale,
+        .q = cli_alloc(n * group * in->k_head_dim, sizeof(float)),
+        .k = cli_alloc(n * in->k_head_dim, sizeof(float)),
+        .v = cli_alloc(n * in->v_head_dim, sizeof(float)),
+        .da = cli_alloc(n * group * in->v_head_dim, sizeof(float)),
+        .dk_rows = cli_alloc(n * in->k_head_dim, sizeof(float)),
+        .dv_rows = cli_alloc(n * in->v_head_dim, sizeof(float)),
+        .p = cli_alloc(rows * n, sizeof(float)),
+        .ds = cli_alloc(rows * n, sizeof(float)),
+    };
+}
+
+static void one_head(const struct calibration *c, struct cal_layer *layer,
+                     const struct capture_layer *in, uint32_t head, struct head_pass *h,
+                     const float *noise, float *room)
+{
+    const struct cli_llama *l = c->session->llama;
+    load_queries(in, head, h->group, h->q);
+    load_rows(l, in->k, in->k_token_stride, h->n, head, h->dk, h->k);
+    load_rows(l, in->v, in->v_token_stride, h->n, head, h->dv, h->v);
+    project_noise(layer, noise, h->n, head, h);
+    memset(h->dk_rows, 0, h->n * h->dk * sizeof(float));
+    memset(h->dv_rows, 0, h->n * h->dv * sizeof(float));
+    for (size_t first = 0; first < h->n; first += BLOCK)
+        block_back(h, first, h->n - first < BLOCK ? h->n - first : BLOCK);
+    turn_rows(c, h->k, h->n, h->dk);
+    turn_rows(c, h->dk_rows, h->n, h->dk);
+    add_head(&layer->k[head], h->k, h->dk_rows, h->n, room);
+    add_head(&layer->v[head], h->v, h->dv_rows, h->n, room);
+}
+
+static struct cal_layer *find_layer(struct calibration *c, int layer)
+{
+    for (size_t i = 0; i < c->n_layers; i++)
+        if (c->layers[i].layer == layer)
+            return &c->layers[i];
+    return NULL;
+}
+
+static int on_layer(void *user, const struct capture_layer *in)
+{
+    struct calibration *c = user;
+    struct cal_layer *layer = find_layer(c, in->layer);
+    if (!layer)
+        return CLI_OK;
+    const uint32_t most = in->k_head_dim > in->v_head_dim ? in->k_head_dim : in->v_head_dim;
+    struct head_pass h = pass_new(in);
+    float *noise = cli_alloc(h.n * layer->n_embd, sizeof(float));
+    float *room = cli_alloc((size_t)most * most, sizeof(float));
+    fill_noise(&c->rng, noise, h.n * layer->n_embd);
+    for (uint32_t head = 0; head < in->n_kv_heads; head++)
+        one_head(c, layer, in, head, &h, noise, room);
+    pass_free(&h);
+    free(noise);
+    free(room);
+    return CLI_OK;
+}
+
+int cal_moments(struct calibration *c, const struct session_tokens *window)
+{
+    struct session whole = *c->session;
+    whole.n_ubatch = (uint32_t)window->n; /* every layer is seen once, with all its queries */
+    int rc = capture_run(&whole, window, on_layer, c);
+    c->session->decode_seconds = whole.decode_seconds;
+    return rc;
+}
