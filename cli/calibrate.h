@@ -11,7 +11,13 @@
 #define TKV_CLI_CALIBRATE_H
 
 #include "cli.h"
+#include "harden.h"
 #include "session.h"
+
+/* Classes of tokens are kept apart: the library's tkv_span_class. */
+enum {
+    CAL_CLASSES = 2
+};
 
 /* ---- cal_moments.c: one pass over the text -------------------------------------------------- */
 
@@ -28,7 +34,7 @@ struct cal_layer {
     int layer; /* of the model */
     uint32_t n_kv_heads, group;
     struct cal_head *k, *v; /* [n_kv_heads] */
-    double *output_square;  /* sum of squares of the attention's output, and of its values' number */
+    double *output_square; /* sum of squares of the attention's output, and of its values' number */
     double n_output;
     float *projection; /* [n_embd][n_q_heads * v_head_dim]: attn_output */
     uint32_t n_embd, n_out;
@@ -47,6 +53,26 @@ struct calibration {
 
 /* Runs windows of the text through the model and adds to the moments. */
 int cal_moments(struct calibration *c, const struct session_tokens *window);
+
+/* ---- cal_rope.c ------------------------------------------------------------------------------ */
+
+/* How the model turns its keys: fills in rope_freq, n_pairs and rope_halves. */
+int cal_rope(struct calibration *c, const struct harden_file *f, uint32_t head_dim);
+
+/* ---- cal_samples.c: rows of keys and values, spread over all that was read ------------------- */
+
+/* Of the keys or the values of one layer, of tokens of one class. */
+struct cal_samples {
+    size_t n_tokens; /* 0: there are none */
+    uint32_t n_heads, head_dim;
+    const ggml_fp16_t *rows; /* [n_tokens][n_heads][head_dim]; keys as they were before RoPE */
+    const float *weight;     /* [n_tokens][n_heads] what an error in the row costs beside others of
+                              * the layer: mean square of its gradient */
+};
+
+/* `layer` indexes c->layers; borrowed from c. */
+struct cal_samples cal_samples(const struct calibration *c, size_t layer, tkv_kind kind,
+                               enum tkv_span_class klass);
 
 /* ---- cal_size.c: noise in, divergence out --------------------------------------------------- */
 
@@ -72,14 +98,33 @@ void cal_allocate(struct cal_basis *bases, size_t n, double mean_bits);
 
 /* ---- cal_book.c: the file ------------------------------------------------------------------- */
 
-struct cal_rate {
-    const char *codec; /* "tight3" */
-    double bits;
+struct cal_book;
+
+struct cal_book *cal_book_new(const struct calibration *c);
+void cal_book_free(struct cal_book *b);
+
+/* Adds a tensor under a printf-like name; ne: as ggml has it, the contiguous one first. The data is
+ * copied. */
+void cal_book_add(struct cal_book *b, enum ggml_type type, const int64_t ne[3], const void *data,
+                  const char *name, ...) CLI_PRINTF(5, 6);
+
+/* Written beside `path` first, then renamed. */
+int cal_book_write(const struct cal_book *b, const char *path);
+
+/* ---- cal_train.c: statistics to tensors ----------------------------------------------------- */
+
+struct cal_trainer {
+    const char *name; /* as --train has it */
+    const char *summary;
+    int (*train)(const struct calibration *c, struct cal_book *book);
 };
 
-/* bases: [layer][head][K, V]. Written beside `path` first, then renamed. */
-int cal_write(const struct calibration *c, struct cal_basis *bases, const struct cal_rate *rates,
-              size_t n_rates, const char *path);
+/* By name; NULL: there is none. */
+const struct cal_trainer *cal_trainer(const char *name);
+
+/* ---- cal_tight.c ------------------------------------------------------------------------------ */
+
+int cal_train_tight(const struct calibration *c, struct cal_book *book);
 
 void cal_free(struct calibration *c);
 

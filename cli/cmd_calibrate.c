@@ -1,5 +1,4 @@
 /* tightkv calibrate: what learned codecs need to know of a model. */
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -7,11 +6,13 @@
 #include "harden.h"
 #include "model_layers.h"
 
-enum { WINDOW = 2048 };
+enum {
+    WINDOW = 2048
+};
 
 struct options {
     struct cli_common common;
-    struct cli_list texts;
+    struct cli_list texts, trainers;
     const char *out;
     int64_t n_tokens;
 };
@@ -29,6 +30,7 @@ static int parse(struct options *o, int argc, char **argv)
         {"output", 'o', CLI_TEXT, &o->out, "FILE", "the book", 0, 0, false},
         {"tokens", 0, CLI_COUNT, &o->n_tokens, "N", "tokens to learn from (24576)", WINDOW, 1 << 24,
          false},
+        {"train", 0, CLI_LIST, &o->trainers, "LIST", "what to train (tight)", 0, 0, true},
     };
     const struct cli_syntax syntax = {"calibrate", "MODEL --text FILE -o BOOK [options]", about,
                                       options, sizeof(options) / sizeof(options[0])};
@@ -39,6 +41,10 @@ static int parse(struct options *o, int argc, char **argv)
         return -1 - cli_misuse("calibrate", "give one MODEL");
     if (o->texts.n == 0 || !o->out)
         return -1 - cli_misuse("calibrate", "give --text FILE and -o BOOK");
+    for (size_t i = 0; i < o->trainers.n; i++)
+        if (!cal_trainer(o->trainers.items[i]))
+            return -1 - cli_misuse("calibrate", "--train %s: there is no such trainer",
+                                   o->trainers.items[i]);
     return first;
 }
 
@@ -97,21 +103,6 @@ static int describe_layers(struct calibration *c, const struct harden_file *f,
     return c->n_layers ? CLI_OK : cli_fail("%s: no layer has a cache to be coded", f->path);
 }
 
-/* Turns need not be what the model does: they only show what keys have in common. */
-static void describe_rope(struct calibration *c, const struct harden_file *f, uint32_t head_dim)
-{
-    double base = harden_file_real(f, "rope.freq_base", 10000);
-    uint32_t dims = harden_file_count(f, "rope.dimension_count", head_dim);
-    int type = c->session->llama->api.llama_model_rope_type(c->session->model);
-    if (type == LLAMA_ROPE_TYPE_NONE)
-        return;
-    c->n_pairs = (dims < head_dim ? dims : head_dim) / 2;
-    c->rope_halves = type != LLAMA_ROPE_TYPE_NORM;
-    c->rope_freq = cli_alloc(c->n_pairs, sizeof(*c->rope_freq));
-    for (uint32_t i = 0; i < c->n_pairs; i++)
-        c->rope_freq[i] = (float)pow(base, -(double)i / c->n_pairs);
-}
-
 void cal_free(struct calibration *c)
 {
     for (size_t i = 0; i < c->n_layers; i++) {
@@ -127,7 +118,7 @@ void cal_free(struct calibration *c)
 
 /* ---- the work ------------------------------------------------------------------------------- */
 
-static int learn(struct calibration *c, const struct options *o, struct cal_basis *bases)
+static int learn(struct calibration *c, const struct options *o)
 {
     struct session_tokens text;
     size_t n_bytes;
@@ -148,39 +139,33 @@ static int learn(struct calibration *c, const struct options *o, struct cal_basi
     }
     if (rc == CLI_OK)
         rc = cal_sizes(c, &(struct session_tokens){text.ids, WINDOW / 2});
-    for (size_t i = 0, b = 0; i < c->n_layers && rc == CLI_OK; i++) {
-        const struct cal_layer *l = &c->layers[i];
-        cli_say(o->common.level, CLI_VERBOSE, "layer %d: size %g", l->layer, l->size);
-        for (uint32_t h = 0; h < l->n_kv_heads && rc == CLI_OK; h++) {
-            rc = cal_basis(&l->k[h], l->size, &bases[b++]);
-            if (rc == CLI_OK)
-                rc = cal_basis(&l->v[h], l->size, &bases[b++]);
-        }
-    }
     free(text.ids);
+    return rc;
+}
+
+static int train(const struct calibration *c, const struct options *o)
+{
+    struct cal_book *book = cal_book_new(c);
+    int rc = CLI_OK;
+    if (o->trainers.n == 0)
+        rc = cal_train_tight(c, book);
+    for (size_t i = 0; i < o->trainers.n && rc == CLI_OK; i++)
+        rc = cal_trainer(o->trainers.items[i])->train(c, book);
+    if (rc == CLI_OK)
+        rc = cal_book_write(book, o->out);
+    cal_book_free(book);
     return rc;
 }
 
 static int calibrate(struct calibration *c, const struct options *o, const struct harden_file *f,
                      const struct model_layers *layers)
 {
-    static const struct cal_rate rates[] = {
-        {"tight4", 4}, {"tight3", 3.1875}, {"tight2.5", 2.5}, {"tight2", 2.1875}};
     int rc = describe_layers(c, f, layers);
-    size_t n = 0;
-    for (size_t i = 0; i < c->n_layers; i++)
-        n += 2 * c->layers[i].n_kv_heads;
-    struct cal_basis *bases = cli_alloc(n ? n : 1, sizeof(*bases));
-    if (rc == CLI_OK) {
-        describe_rope(c, f, c->layers[0].k[0].dim);
-        rc = learn(c, o, bases);
-    }
     if (rc == CLI_OK)
-        rc = cal_write(c, bases, rates, sizeof(rates) / sizeof(rates[0]), o->out);
-    for (size_t i = 0; i < n; i++)
-        cal_basis_free(&bases[i]);
-    free(bases);
-    return rc;
+        rc = cal_rope(c, f, c->layers[0].k[0].dim);
+    if (rc == CLI_OK)
+        rc = learn(c, o);
+    return rc == CLI_OK ? train(c, o) : rc;
 }
 
 int cmd_calibrate(int argc, char **argv)
@@ -210,5 +195,6 @@ int cmd_calibrate(int argc, char **argv)
     model_layers_free(&layers);
     session_close(&session);
     cli_list_free(&o.texts);
+    cli_list_free(&o.trainers);
     return rc;
 }

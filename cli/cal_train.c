@@ -1,0 +1,16 @@
+/* What can be trained from a model's statistics. */
+#include <string.h>
+
+#include "calibrate.h"
+
+static const struct cal_trainer trainers[] = {
+    {"tight", "bases and bits of tight4, tight3, tight2.5 and tight2", cal_train_tight},
+};
+
+const struct cal_trainer *cal_trainer(const char *name)
+{
+    for (size_t i = 0; i < sizeof(trainers) / sizeof(trainers[0]); i++)
+        if (strcmp(trainers[i].name, name) == 0)
+            return &trainers[i];
+    return NULL;
+}
