@@ -10,9 +10,9 @@
 /* Share of the weights' trace that every direction gets, so that none counts for nothing. */
 #define RIDGE 1e-3
 
-/* What the trellis leaves of a unit variance at 0 to 6 bits. */
-static const double left_over[] = {1, .288, .0777, .0200, .0056, .0016, .0006};
-enum { MOST_BITS = 6 };
+/* What the trellis leaves of a unit variance at 0 to 7 bits. */
+static const double left_over[] = {1, .288, .0777, .0200, .0054, .00185, .00078, .00035};
+enum { MOST_BITS = 7 };
 
 static void covariance(const struct cal_head *h, double *out)
 {

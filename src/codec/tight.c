@@ -16,11 +16,13 @@
 
 /* Gains: code 0 is zero, code c > 0 is 2^((c - GAIN_ONE) / GAIN_STEPS). */
 enum {
-    GAIN_ONE = 160,
-    GAIN_STEPS = 32
+    GAIN_ONE = 144,
+    GAIN_STEPS = 64,
+    GAIN_OCTAVES = GAIN_ONE / GAIN_STEPS + 1 /* below one */
 };
 
-/* A head's model; the matrices follow. */
+/* A head's model; the matrices follow. Coefficients are those of the book over their rates' units:
+ * levels all count in the same steps. */
 struct model {
     uint8_t bits[TKV_MAX_HEAD_DIM];
     float mean[TKV_MAX_HEAD_DIM];   /* coefficients of the mean */
@@ -132,17 +134,20 @@ static tkv_status read_bits(const struct tkv_gguf *book, const char *codec,
     return TKV_OK;
 }
 
-/* The search counts well when a usual error costs about 3^2; all levels times 36 stay in range. */
+/* The search counts well when a usual error costs about 3^2; all levels times 31 stay in range. */
 static void set_reach(struct model *m, uint32_t D)
 {
     double cost = 0;
     uint32_t n = 0;
-    for (uint32_t d = 0; d < D; d++)
+    for (uint32_t d = 0; d < D; d++) {
+        const double unit = (double)tkv_trellis_unit[m->bits[d]];
         if (m->bits[d])
-            cost += (double)m->weight[d] * 1.3 / (double)(1u << 2 * m->bits[d]), n++;
+            cost += (double)m->weight[d] / (unit * unit) * 1.3 / (double)(1u << 2 * m->bits[d]),
+                n++;
+    }
     const double usual = n ? sqrt(cost / n) / (double)TKV_TRELLIS_STEP : 1;
     for (uint32_t d = 0; d < D; d++)
-        m->reach[d] = (float)fmin(36, usual > 0 ? 3.0 * sqrt((double)m->weight[d]) / usual : 0);
+        m->reach[d] = (float)fmin(31, usual > 0 ? 3.0 * sqrt((double)m->weight[d]) / usual : 0);
 }
 
 /* A value beyond all levels must not make all of them equally far. */
@@ -164,6 +169,20 @@ static void transpose(const float *x, uint32_t D, float *y)
             y[(size_t)j * D + i] = x[(size_t)i * D + j];
 }
 
+/* One level is to be worth the same at every rate: the rest of its unit goes into the basis. */
+static void fold_units(struct model *m, uint32_t D)
+{
+    for (uint32_t d = 0; d < D; d++) {
+        const float unit = tkv_trellis_unit[m->bits[d]];
+        for (uint32_t i = 0; i < D; i++) {
+            matrix(m, D, 0)[(size_t)i * D + d] /= unit;
+            matrix(m, D, 1)[(size_t)d * D + i] *= unit;
+        }
+        m->mean[d] /= unit;
+        m->weight[d] *= unit * unit;
+    }
+}
+
 static tkv_status bind(const char *codec, const struct tkv_codec_env *env,
                        const struct tkv_gguf *book, const struct tkv_place *place, void *model,
                        tkv_error *err)
@@ -182,9 +201,10 @@ static tkv_status bind(const char *codec, const struct tkv_codec_env *env,
         status = read_bits(book, codec, env, place, m->bits, err);
     if (status != TKV_OK)
         return status;
-    transpose(matrix(m, D, 1), D, matrix(m, D, 2));
     for (uint32_t d = 0; d < D; d++)
         m->weight[d] = m->weight[d] > 1e-12f ? m->weight[d] : 1e-12f;
+    fold_units(m, D);
+    transpose(matrix(m, D, 1), D, matrix(m, D, 2));
     for (uint32_t d = 0; d < D; d++)
         m->most[d] = largest_level(m->bits[d]);
     set_reach(m, D);
@@ -193,21 +213,26 @@ static tkv_status bind(const char *codec, const struct tkv_codec_env *env,
 
 /* ---- gains --------------------------------------------------------------------------------- */
 
-/* 2^(i / 32) */
+/* 2^(i / 64) */
 static const float octave[GAIN_STEPS] = {
-    1.000000000f, 1.021897149f, 1.044273782f, 1.067140401f, 1.090507733f, 1.114386743f,
-    1.138788635f, 1.163724859f, 1.189207115f, 1.215247360f, 1.241857812f, 1.269050957f,
-    1.296839555f, 1.325236643f, 1.354255547f, 1.383909882f, 1.414213562f, 1.445180807f,
-    1.476826146f, 1.509164428f, 1.542210825f, 1.575980845f, 1.610490332f, 1.645755478f,
-    1.681792831f, 1.718619298f, 1.756252160f, 1.794709075f, 1.834008086f, 1.874167634f,
-    1.915206561f, 1.957144124f};
+    1.000000000f, 1.010889286f, 1.021897149f, 1.033024879f, 1.044273782f, 1.055645178f,
+    1.067140401f, 1.078760798f, 1.090507733f, 1.102382583f, 1.114386743f, 1.126521619f,
+    1.138788635f, 1.151189230f, 1.163724859f, 1.176396992f, 1.189207115f, 1.202156731f,
+    1.215247360f, 1.228480536f, 1.241857812f, 1.255380757f, 1.269050957f, 1.282870016f,
+    1.296839555f, 1.310961212f, 1.325236643f, 1.339667524f, 1.354255547f, 1.369002423f,
+    1.383909882f, 1.398979673f, 1.414213562f, 1.429613338f, 1.445180807f, 1.460917794f,
+    1.476826146f, 1.492907728f, 1.509164428f, 1.525598151f, 1.542210825f, 1.559004400f,
+    1.575980845f, 1.593142151f, 1.610490332f, 1.628027422f, 1.645755478f, 1.663676580f,
+    1.681792831f, 1.700106354f, 1.718619298f, 1.737333835f, 1.756252160f, 1.775376493f,
+    1.794709075f, 1.814252176f, 1.834008086f, 1.853979125f, 1.874167634f, 1.894575982f,
+    1.915206561f, 1.936061793f, 1.957144124f, 1.978456026f};
 
 static float gain_of(uint32_t code)
 {
     if (code == 0)
         return 0.0f;
-    const int32_t e = (int32_t)code - GAIN_ONE + 5 * GAIN_STEPS; /* >= 1 */
-    return ldexpf(octave[e % GAIN_STEPS], e / GAIN_STEPS - 5);
+    const int32_t e = (int32_t)code - GAIN_ONE + GAIN_OCTAVES * GAIN_STEPS; /* >= 1 */
+    return ldexpf(octave[e % GAIN_STEPS], e / GAIN_STEPS - GAIN_OCTAVES);
 }
 
 /* The code whose gain is nearest in proportion: gains are a fixed factor apart. */
@@ -216,7 +241,7 @@ static uint8_t gain_code(float gain)
     uint32_t low = 0, high = 255;
     while (low < high) {
         const uint32_t middle = (low + high + 1) / 2;
-        const float edge = gain_of(middle) * 0.989228013f; /* 2^(-1/64) */
+        const float edge = gain_of(middle) * 0.994599423f; /* 2^(-1/128) */
         if (gain >= edge)
             low = middle;
         else
@@ -239,21 +264,24 @@ static size_t scratch_bytes(uint32_t D)
     return sizeof(struct scratch);
 }
 
-/* Less its mean, over its rms over the coefficients that are coded, in steps. */
+/* Less its mean, over its rms over the coefficients that are coded, in steps. A row beyond all gains
+ * is left as large or small as the nearest one makes it. */
 static void normalise(const struct model *m, uint32_t D, float *row, float *column)
 {
     float sum = 0;
     uint32_t n = 0;
     for (uint32_t d = 0; d < D; d++) {
+        const float unit = tkv_trellis_unit[m->bits[d]];
         row[d] -= m->mean[d];
         if (m->bits[d])
-            sum += row[d] * row[d], n++;
+            sum += row[d] * row[d] * (unit * unit), n++;
     }
-    const float rms = n ? sqrtf(sum / (float)n) : 0.0f;
-    const float inverse = rms > 1e-12f ? 1.0f / (rms * TKV_TRELLIS_STEP) : 0.0f;
+    const float rms = n ? sqrtf(sum / (float)n) : 0.0f, least = gain_of(1), most = gain_of(255);
+    const float gain = rms < least ? least : rms < most ? rms : most;
+    const float inverse = 1.0f / (gain * TKV_TRELLIS_STEP);
     for (uint32_t d = 0; d < D; d++) {
-        const float x = row[d] * inverse, most = m->most[d];
-        column[(size_t)d * T] = x > most ? most : x < -most ? -most : x;
+        const float x = row[d] * inverse, end = m->most[d];
+        column[(size_t)d * T] = x > end ? end : x < -end ? -end : x;
     }
 }
 

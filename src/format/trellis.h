@@ -17,12 +17,13 @@
 
 #define TKV_TRELLIS_WINDOW 8 /* bits that a value is looked up by */
 #define TKV_TRELLIS_STATES (1 << TKV_TRELLIS_WINDOW)
-#define TKV_TRELLIS_BITS   6 /* most new bits of a coefficient */
+#define TKV_TRELLIS_BITS   7 /* most new bits of a coefficient */
 
-/* Values of unit variance, in steps of TKV_TRELLIS_STEP; row 0 is zeros. */
+/* Levels for values of unit variance, in steps of TKV_TRELLIS_STEP times the rate's unit; row 0 is
+ * zeros. Units are folded into the basis, so that one scale serves a row. */
 extern const int8_t tkv_trellis_levels[TKV_TRELLIS_BITS + 1][TKV_TRELLIS_STATES];
+extern const float tkv_trellis_unit[TKV_TRELLIS_BITS + 1];
 
-/* 127 steps reach beyond the largest level. */
 #define TKV_TRELLIS_STEP (1.0f / 32)
 
 /* The encoder's search (kernels.h, trellis_codes) counts in 16 bits: values that `reach` scales are

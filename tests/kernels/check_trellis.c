@@ -84,9 +84,8 @@ static double least_cost(const float *x, const uint8_t *bits, const float *reach
 }
 
 /* Streams of 12 bits against all 4096 of them. */
-static void check_best(struct check *c, void *scratch)
+static void check_best(struct check *c, void *scratch, const uint8_t bits[16])
 {
-    static const uint8_t bits[16] = {3, 0, 2, 1, 1, 0, 2, 0, 1, 0, 1, 0, 0, 1};
     float x[16 * 64], reach[16];
     uint8_t windows[16 * 64];
     for (int i = 0; i < 16 * 64; i++)
@@ -189,7 +188,8 @@ void check_trellis(struct check *c)
     }
     check_search(c, 64, scratch, FILL_ZERO);
     check_search(c, 64, scratch, FILL_HEAVY);
-    check_best(c, scratch);
+    check_best(c, scratch, (const uint8_t[16]){3, 0, 2, 1, 1, 0, 2, 0, 1, 0, 1, 0, 0, 1});
+    check_best(c, scratch, (const uint8_t[16]){TKV_TRELLIS_BITS, 0, 1, 0, 2, 0, 0, 0, 2});
     if (c->bench)
         bench(c, scratch);
     check_free(scratch, TKV_TRELLIS_SCRATCH_BYTES, 1);

@@ -184,8 +184,11 @@ static void step_any(struct search *s, uint32_t k, __m512i x, const int16_t *lev
     case 5:
         step(s, 5, x, levels, from);
         break;
-    default:
+    case 6:
         step(s, 6, x, levels, from);
+        break;
+    default:
+        step(s, 7, x, levels, from);
         break;
     }
 }
