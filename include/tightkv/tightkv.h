@@ -249,6 +249,7 @@ typedef struct tkv_layer_params {
     uint32_t n_slots;   /* slots of one stream */
     uint32_t n_streams; /* unrelated sequences; slot s of stream i is i * n_slots + s */
     uint32_t model_layer; /* the layer's number in the model: what a book knows it by */
+    uint32_t n_axes;      /* positions of a row: 0 or 1, or 3 for M-RoPE: time, height, width */
 } tkv_layer_params;
 
 /* Creates an empty cache.
@@ -277,8 +278,11 @@ typedef struct tkv_rows {
  * exact (as f16) until their page seals: see tkv_cache_seal(). Keys and values may come in one
  * call or two.
  *   slots   [n_rows] global slot numbers, borrowed
- *   pos     [n_rows] positions in their sequences, borrowed; NULL: unknown (treated as newest,
- *           never sink)
+ *   pos     [n_axes][n_rows] positions in their sequences, borrowed; NULL: unknown (treated as
+ *           newest, never sink). Sink and tail go by the first axis. Codecs that code keys as
+ *           before RoPE turn each row back by its positions when its page seals and forth again
+ *           when it is read, by the RoPE that the book names: a row with a wrong or unknown
+ *           position comes back all the same, but may take a larger error
  *   klass   [n_rows] tkv_span_class, borrowed; NULL: all text
  * Errors: TKV_ERR_RANGE (a slot out of range, nothing written), TKV_ERR_NOMEM. Values out of
  * range for f16 become infinities, as stock f16 caches make them; a page that holds a non-finite

@@ -51,6 +51,7 @@ static void coded_parts(struct tkv_worker *w, size_t i_page, const struct tkv_co
             tkv_worker_page(w, &(struct tkv_view){
                                    .page = coded->page,
                                    .coded = tkv_part(layer, coded->klass, coded->record, klass),
+                                   .places = coded->places,
                                    .turn = coded->turn,
                                    .klass = klass,
                                });
@@ -76,12 +77,14 @@ static void any_page(struct tkv_worker *w, size_t i_page, struct tkv_page *page)
     const bool sealed = page->state == TKV_PAGE_SEALED;
     if (sealed && page->klass == TKV_SPAN_MIXED)
         coded_parts(w, i_page,
-                    &(struct tkv_coding){page, page->record, page->visual, page->turn, page->klass},
+                    &(struct tkv_coding){page, page->record, page->visual, page->places, page->turn,
+                                         page->klass},
                     none);
     else if (tkv_worker_mask(w, i_page, NULL))
         tkv_worker_page(w, &(struct tkv_view){
                                .page = page,
                                .coded = sealed ? page->record : NULL,
+                               .places = page->places,
                                .turn = sealed ? page->turn : 0,
                                .klass = page->klass,
                            });
@@ -348,7 +351,7 @@ static tkv_status make_shadows(tkv_cache *cache, struct tkv_layer *layer,
 static void drop_shadows(tkv_cache *cache, struct tkv_layer *layer, struct tkv_attend_job *job)
 {
     for (size_t i = 0; job->shadows && i < job->n_pages; i++)
-        tkv_coding_drop(layer, &job->shadows[i]);
+        tkv_coding_drop(cache, layer, &job->shadows[i]);
     tkv_free(&cache->ctx->allocator, job->shadows, job->n_pages * sizeof *job->shadows);
 }
 

@@ -18,17 +18,23 @@ enum tkv_domain {
     TKV_PLAIN = 0,
     TKV_ROTATED,
     TKV_BALANCED, /* queries only: times balance, then rotated (or not, as the codec says) */
-    TKV_LEARNED,  /* in a class's learned basis, turned with the page */
+    TKV_LEARNED,  /* in a class's learned basis, or as they come; turned with the page */
     TKV_N_DOMAINS
 };
 
 /* Accumulators: of rows as written, rotated, and in the learned basis of each class. */
-enum { TKV_ACC_PLAIN = 0, TKV_ACC_ROTATED, TKV_ACC_LEARNED, TKV_N_ACC = TKV_ACC_LEARNED + 2 };
+enum {
+    TKV_ACC_PLAIN = 0,
+    TKV_ACC_ROTATED,
+    TKV_ACC_LEARNED,
+    TKV_N_ACC = TKV_ACC_LEARNED + 2
+};
 
 /* A page as an item sees it: exact rows, coded bytes, or nothing (rows of zeros). */
 struct tkv_view {
     const struct tkv_page *page; /* open rows, when `coded` is NULL and the page is open */
     uint8_t *coded;              /* sealed record */
+    const struct tkv_places *places;
     uint32_t turn;
     uint8_t klass;
 };
@@ -65,6 +71,7 @@ struct tkv_worker {
     uint8_t *k_tile, *v_tile;
     float *decoded;
     float *k_scale, *v_scale, *mean;
+    float *angles;     /* NULL where no codec un-rotates keys */
     float *mask;       /* [n_queries][64] */
     uint8_t *mask_use; /* [n_queries] enum tkv_mask_use */
     int32_t *si;
@@ -96,7 +103,7 @@ void tkv_worker_init(struct tkv_worker *w, const struct tkv_attend_job *job, uin
 /* query.c: loads and transforms the queries of an item. */
 void tkv_worker_queries(struct tkv_worker *w, uint32_t head, size_t first_query);
 enum tkv_domain tkv_query_domain(const struct tkv_layer *layer, uint8_t klass);
-/* Queries for the learned basis of a class and the turn of a page. */
+/* Queries for the turn of a page and, where it has one, the learned basis of a class. */
 void tkv_worker_learned_queries(struct tkv_worker *w, uint8_t klass, uint32_t turn);
 
 /* mask.c: fills worker->mask and mask_use for one page, among the slots that `allow` has bits for

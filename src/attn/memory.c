@@ -55,6 +55,8 @@ static void lay_out(struct tkv_worker *w, const struct tkv_attend_job *job, stru
     w->k_scale = carve(c, T * F);
     w->v_scale = carve(c, T * F);
     w->mean = carve(c, D * F);
+    if (job->layer->keeps_places)
+        w->angles = carve(c, tkv_angles_floats(job->layer->turns) * F);
     w->mask = carve(c, job->block_queries * T * F);
     w->mask_use = carve(c, job->block_queries);
     w->si = carve(c, R * T * sizeof(int32_t));

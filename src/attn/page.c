@@ -11,8 +11,8 @@
 
 static bool is_fused(const struct tkv_worker *w, uint8_t klass, tkv_kind kind)
 {
-    const struct tkv_codec_ops *ops = w->job->layer->codec[klass][kind].ops;
-    return ops->tile_i8 && !(w->job->p->flags & TKV_ATTEND_EXACT);
+    const struct tkv_layer_codec *codec = &w->job->layer->codec[klass][kind];
+    return codec->ops->tile_i8 && !codec->unrotates && !(w->job->p->flags & TKV_ATTEND_EXACT);
 }
 
 /* Of a sealed page, the class that is read first. */
@@ -154,8 +154,37 @@ static void scores_i8(struct tkv_worker *w, const struct tkv_view *view)
         w->s[i] += w->s2[i];
 }
 
+/* Keys as before RoPE, turned forth: by all of their angles, or by those beyond what the queries
+ * are turned back by. */
+static void scores_unrotated(struct tkv_worker *w, const struct tkv_view *view)
+{
+    const struct tkv_layer *layer = w->job->layer;
+    const uint32_t D = layer->head_dim[TKV_K];
+    const struct tkv_codec_ops *ops = layer->codec[view->klass][TKV_K].ops;
+    float *tile = (float *)(void *)w->k_tile;
+    struct tkv_angles angles = {0};
+    if (view->places)
+        angles = tkv_page_angles(layer->turns, view->places, w->angles);
+    tkv_worker_learned_queries(w, view->klass, angles.turn);
+    if (ops->tile_f32 && !ops->basis && !layer->codec[view->klass][TKV_K].rotates) {
+        tile_f32(w, view, TKV_K);
+    } else {
+        const uint8_t *page = tkv_sealed_page(layer, view->klass, view->coded, TKV_K, w->head);
+        tkv_decode_unrotated(w->job->cache, layer, view->klass, TKV_K, w->head, page, w->decoded);
+        transpose(w->decoded, D, tile);
+    }
+    if (view->places)
+        kernels(w)->turn_tile(tile, layer->turns->half, layer->turns->n_pairs, angles.cos,
+                              angles.sin, angles.stride);
+    kernels(w)->score_f32(tile, w->q[TKV_LEARNED], D, w->n_rows, D, w->s, ahead(w));
+}
+
 static void scores(struct tkv_worker *w, const struct tkv_view *view)
 {
+    if (view->coded && w->job->layer->codec[view->klass][TKV_K].unrotates) {
+        scores_unrotated(w, view);
+        return;
+    }
     if (view->coded && tkv_query_domain(w->job->layer, view->klass) == TKV_LEARNED)
         tkv_worker_learned_queries(w, view->klass, view->turn);
     if (view->coded && is_fused(w, view->klass, TKV_K)) {

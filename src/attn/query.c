@@ -6,7 +6,7 @@
 enum tkv_domain tkv_query_domain(const struct tkv_layer *layer, uint8_t klass)
 {
     const struct tkv_layer_codec *codec = &layer->codec[klass][TKV_K];
-    if (codec->learned)
+    if (codec->learned || codec->unrotates)
         return TKV_LEARNED;
     if (codec->ops->caps & TKV_CAP_BALANCES)
         return TKV_BALANCED;
@@ -73,16 +73,21 @@ void tkv_worker_learned_queries(struct tkv_worker *w, uint8_t klass, uint32_t tu
     const struct tkv_layer_codec *codec = &job->layer->codec[klass][TKV_K];
     const struct tkv_codec_env env = tkv_layer_env(job->cache, job->layer, klass, TKV_K, w->head);
     const uint32_t D = env.head_dim, rows = TKV_PAGE_TOKENS;
-    struct tkv_basis basis;
-    codec->ops->basis(&env, &basis);
+    struct tkv_basis basis = {0};
+    if (codec->learned && !codec->unrotates)
+        codec->ops->basis(&env, &basis);
     for (uint32_t r = 0; r < w->n_rows; r += rows) {
         const uint32_t n = w->n_rows - r < rows ? w->n_rows - r : rows;
+        float *q = w->q[TKV_LEARNED] + (size_t)r * D;
         memcpy(w->decoded, w->q[TKV_PLAIN] + (size_t)r * D, (size_t)n * D * sizeof(float));
-        if (codec->turns)
+        if (codec->turns || codec->unrotates)
             tkv_turn_rows(job->cache, job->layer, turn, false, w->decoded, n);
-        env.kernels->basis(w->decoded, n, D, basis.back_t, w->q[TKV_LEARNED] + (size_t)r * D);
+        if (basis.back_t)
+            env.kernels->basis(w->decoded, n, D, basis.back_t, q);
+        else
+            memcpy(q, w->decoded, (size_t)n * D * sizeof(float));
     }
-    if (codec->ops->tile_i8 && !(job->p->flags & TKV_ATTEND_EXACT))
+    if (codec->ops->tile_i8 && !codec->unrotates && !(job->p->flags & TKV_ATTEND_EXACT))
         quantize(w, TKV_LEARNED, codec->ops->planes);
     w->learned_made = true;
     w->learned_class = klass;

@@ -68,6 +68,7 @@ void tkv_cache_destroy(tkv_cache *cache)
         tkv_free(a, cache->pools[i], sizeof *cache->pools[i]);
     }
     tkv_turns_release(cache);
+    tkv_places_release(cache);
     tkv_free(a, cache->layers, cache->layer_capacity * sizeof *cache->layers);
     tkv_free(a, cache->pools, cache->pool_capacity * sizeof(struct tkv_pool *));
     tkv_free(a, cache->scratch, cache->scratch_bytes);
@@ -135,6 +136,7 @@ static tkv_status choose_codec(struct tkv_layer *layer, uint8_t klass, tkv_kind 
         .flags = chosen.flags,
         .rotates = (ops->caps & TKV_CAP_ROTATES) && !(chosen.flags & TKV_CODEC_NO_ROTATION),
         .turns = kind == TKV_K && (ops->caps & TKV_CAP_TURNS),
+        .unrotates = kind == TKV_K && (ops->caps & TKV_CAP_UNROTATES),
         .learned = ops->basis != NULL,
         .model_bytes = models ? tkv_align_up(ops->model_bytes(D)) : 0,
     };
@@ -190,8 +192,9 @@ static tkv_status layer_codecs(tkv_cache *cache, struct tkv_layer *layer, tkv_er
         status = tkv_layer_bind(cache, layer, err);
     for (uint8_t klass = 0; klass < TKV_N_CLASSES && status == TKV_OK; klass++)
         status = lay_out_part(cache, layer, klass, err);
-    if (status == TKV_OK && has_cap(layer, TKV_CAP_TURNS))
+    if (status == TKV_OK && has_cap(layer, TKV_CAP_TURNS | TKV_CAP_UNROTATES))
         status = tkv_turns_find(cache, layer, err);
+    layer->keeps_places = layer->turns && has_cap(layer, TKV_CAP_UNROTATES);
     if (status != TKV_OK)
         return status;
     layer->sealed_bytes[TKV_SPAN_MIXED] =
@@ -228,8 +231,8 @@ static bool shape_valid(const tkv_layer_params *p)
 {
     size_t total;
     return p->struct_size == sizeof *p && p->n_kv_heads && p->k_head_dim && p->v_head_dim &&
-           p->n_slots && p->n_streams && tkv_mul(p->n_slots, p->n_streams, &total) &&
-           total <= INT64_MAX / 2;
+           p->n_slots && p->n_streams && (p->n_axes <= 1 || p->n_axes == TKV_N_AXES) &&
+           tkv_mul(p->n_slots, p->n_streams, &total) && total <= INT64_MAX / 2;
 }
 
 tkv_status tkv_cache_add_layer(tkv_cache *cache, const tkv_layer_params *params, uint32_t *index,
@@ -329,6 +332,7 @@ tkv_status tkv_cache_get_stats(const tkv_cache *cache, tkv_cache_stats *out)
         add_layer_stats(&cache->layers[i], &s);
     for (uint32_t i = 0; i < cache->n_pools; i++)
         s.pool_bytes += cache->pools[i]->slab_bytes;
+    s.meta_bytes += cache->places.bytes + cache->places.n_buckets * sizeof(struct tkv_places *);
     *out = s;
     return TKV_OK;
 }

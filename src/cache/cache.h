@@ -12,6 +12,7 @@
 #include "tightkv/tightkv.h"
 
 #define TKV_NO_POS    (-1)
+#define TKV_N_AXES    3 /* positions of a row: time, height, width */
 #define TKV_N_CLASSES 2
 
 /* Class of a page that holds rows of both classes: it is coded in two parts, each class's codecs
@@ -39,11 +40,13 @@ struct tkv_page {
         uint32_t i_open; /* open: its place in the layer's list of open pages */
         uint32_t turn;   /* sealed: see tkv_turn_of */
     };
+    struct tkv_places *places; /* sealed, where a codec un-rotates keys */
 };
 
 /* An open page's record begins with this; the rows follow: K [head][64][k_head_dim] f16, then V. */
 struct tkv_open {
-    int32_t pos[TKV_PAGE_TOKENS]; /* TKV_NO_POS: unknown */
+    int32_t pos[TKV_PAGE_TOKENS];                    /* TKV_NO_POS: unknown */
+    int32_t beside[TKV_N_AXES - 1][TKV_PAGE_TOKENS]; /* M-RoPE's height and width; else as pos */
     uint64_t
         stamp[TKV_PAGE_TOKENS]; /* the stream's count of writes when the row came; 0: long ago */
     uint8_t klass[TKV_PAGE_TOKENS];
@@ -56,6 +59,7 @@ struct tkv_layer_codec {
     uint16_t flags;
     bool rotates;
     bool turns;         /* keys are turned back by their page's position before the basis */
+    bool unrotates;     /* keys are turned back each by its own position before the basis */
     bool learned;       /* the basis is the model's */
     size_t model_bytes; /* model of one head; 0: none */
     uint8_t *models;    /* [n_kv_heads][model_bytes]: from the book, or NULL until learned */
@@ -91,11 +95,27 @@ struct tkv_layer {
     float *q_square;
     uint64_t q_count;
     struct tkv_turns *turns; /* of the cache; NULL: no codec wants them, or there is no RoPE */
+    bool keeps_places;       /* a codec un-rotates keys, and there is a RoPE */
 };
 
 struct tkv_book {
     tkv_context *ctx;
     struct tkv_gguf file;
+};
+
+/* Positions of a sealed page's rows. The pages of all layers at the same slots share them. */
+struct tkv_places {
+    struct tkv_places *next; /* in its bucket */
+    uint32_t hash, n_refs;
+    uint8_t n_axes;   /* 0: none is known; 1: all axes are as the first */
+    bool consecutive; /* pos is that of row 0 alone, the others count up from there */
+    int32_t pos[];    /* [n_axes][64], TKV_NO_POS: unknown */
+};
+
+struct tkv_places_set {
+    struct tkv_places **buckets;
+    uint32_t n_buckets, n;
+    size_t bytes;
 };
 
 struct tkv_cache {
@@ -107,7 +127,8 @@ struct tkv_cache {
     uint32_t n_pools, pool_capacity;
     const tkv_book *book;
     struct tkv_turns *turns; /* list */
-    void *scratch;           /* attention and sealing; grows, never shrinks */
+    struct tkv_places_set places;
+    void *scratch; /* attention and sealing; grows, never shrinks */
     size_t scratch_bytes;
 };
 
@@ -153,7 +174,7 @@ bool tkv_slots_valid(const struct tkv_layer *layer, int64_t first, size_t n);
 tkv_status tkv_page_open(tkv_cache *cache, struct tkv_layer *layer, struct tkv_page *page,
                          tkv_error *err);
 /* Gives everything back. */
-void tkv_page_drop(struct tkv_layer *layer, struct tkv_page *page);
+void tkv_page_drop(tkv_cache *cache, struct tkv_layer *layer, struct tkv_page *page);
 
 /* --- turns (turn.c) --- */
 
@@ -161,14 +182,18 @@ void tkv_page_drop(struct tkv_layer *layer, struct tkv_page *page);
  * position, about the middle of the page, shows their statistics almost as they were before RoPE;
  * the query is turned back by as much, and no logit changes. Positions go in steps. */
 #define TKV_TURN_STEP 32
+/* Positions from a step on for which there is a table of their own: a page of 64 that begins
+ * anywhere within the step. */
+#define TKV_TURN_NEAR (TKV_TURN_STEP + TKV_PAGE_TOKENS)
 
-/* cos and -sin of each pair's angle at TKV_TURN_STEP * i. */
 struct tkv_turns {
     struct tkv_turns *next;
     uint32_t n_pairs, half; /* as tkv_kernels.turn */
     float *freq;            /* [n_pairs] */
-    float (*table)[2];      /* [n_turns][n_pairs] */
+    uint8_t *axis;          /* [n_pairs] which of a row's positions turns the pair */
+    float (*table)[2];      /* [n_turns][n_pairs] cos and -sin at TKV_TURN_STEP * i */
     uint32_t n_turns;
+    float *near; /* cos [n_pairs][TKV_TURN_NEAR], then sin, at positions from 0 on */
 };
 
 /* The cache's turns for the RoPE that the book names for a layer, made when they are new. */
@@ -181,6 +206,51 @@ uint32_t tkv_turn_of(const struct tkv_layer *layer, const struct tkv_page *page)
 /* Turns n rows of keys back, or (by its mirror) forth again. */
 void tkv_turn_rows(const tkv_cache *cache, const struct tkv_layer *layer, uint32_t turn, bool forth,
                    float *x, size_t n);
+
+/* Un-rotated keys: every row turned back by all of its own angles. They are made of two tables, one
+ * in steps and one of the positions within, so that a long context takes little memory. Reading a
+ * page whose positions count up, the query is turned by the step, and the rows by a part of the
+ * second table as it stands; of other pages the angles are put together anew each time. A row whose
+ * position is not known is left as it is. */
+struct tkv_angles {
+    const float *cos, *sin; /* [n_pairs][64], rows `stride` floats apart */
+    size_t stride;
+    uint32_t turn; /* of the queries */
+};
+/* Floats of room that tkv_page_angles() may need. */
+static inline size_t tkv_angles_floats(const struct tkv_turns *turns)
+{
+    return 2 * (size_t)turns->n_pairs * TKV_PAGE_TOKENS;
+}
+struct tkv_angles tkv_page_angles(const struct tkv_turns *turns, const struct tkv_places *places,
+                                  float *room);
+/* Turns the 64 rows of a page back, or forth again. */
+void tkv_rotate_rows(const tkv_cache *cache, const struct tkv_layer *layer,
+                     const struct tkv_places *places, bool forth, float *x);
+
+/* --- positions of sealed pages (places.c) --- */
+
+/* Those of an open page; to be dropped as often as taken or held. NULL: no memory. */
+struct tkv_places *tkv_places_take(tkv_cache *cache, const struct tkv_page *page);
+static inline struct tkv_places *tkv_places_hold(struct tkv_places *places)
+{
+    if (places)
+        places->n_refs++;
+    return places;
+}
+void tkv_places_drop(tkv_cache *cache, struct tkv_places *places);
+/* Position of a row on an axis; TKV_NO_POS: unknown. */
+static inline int32_t tkv_place(const struct tkv_places *p, uint32_t axis, uint32_t t)
+{
+    if (p->consecutive)
+        return p->pos[0] + (int32_t)t;
+    if (p->n_axes == 0)
+        return TKV_NO_POS;
+    return p->pos[(p->n_axes > 1 ? axis * TKV_PAGE_TOKENS : 0) + t];
+}
+/* The positions of a page that opens again. */
+void tkv_places_restore(const struct tkv_places *places, struct tkv_open *info);
+void tkv_places_release(tkv_cache *cache);
 
 /* --- coding (coding.c) --- */
 
@@ -196,10 +266,14 @@ struct tkv_coding;
 void tkv_code_head(const tkv_cache *cache, const struct tkv_layer *layer,
                    const struct tkv_coding *coding, uint8_t klass, tkv_kind kind, uint32_t head,
                    void *scratch);
-/* Decodes one head of a coded page to f32 rows [64][head_dim] as they were written (un-rotated). */
+/* Decodes one head of a coded page to f32 rows [64][head_dim] as they were written. `page`: the
+ * sealed page that `coded` is of. */
 void tkv_decode_head(const tkv_cache *cache, const struct tkv_layer *layer, uint8_t klass,
-                     tkv_kind kind, uint32_t head, uint32_t turn, const uint8_t *coded,
-                     float *rows);
+                     tkv_kind kind, uint32_t head, const struct tkv_page *page,
+                     const uint8_t *coded, float *rows);
+/* The same, but keys that were un-rotated stay so. */
+void tkv_decode_unrotated(const tkv_cache *cache, const struct tkv_layer *layer, uint8_t klass,
+                          tkv_kind kind, uint32_t head, const uint8_t *coded, float *rows);
 /* Learns what the layer's codecs learn from their first full page, if they have not; before, they
  * do without. */
 tkv_status tkv_layer_learn(tkv_cache *cache, struct tkv_layer *layer, uint8_t klass,
@@ -213,6 +287,7 @@ struct tkv_coding {
     struct tkv_page *page;
     void *record;
     uint64_t visual;
+    struct tkv_places *places;
     uint32_t turn;
     uint8_t klass; /* of the page */
 };
@@ -224,7 +299,7 @@ tkv_status tkv_coding_begin(tkv_cache *cache, struct tkv_layer *layer, struct tk
 tkv_status tkv_code_pages(tkv_cache *cache, const struct tkv_layer *layer,
                           const struct tkv_coding *list, size_t n, tkv_error *err);
 /* Gives the record back. */
-void tkv_coding_drop(struct tkv_layer *layer, const struct tkv_coding *coding);
+void tkv_coding_drop(tkv_cache *cache, struct tkv_layer *layer, const struct tkv_coding *coding);
 
 /* At least `bytes` of scratch, 64-byte aligned; NULL: no memory. */
 void *tkv_cache_scratch(tkv_cache *cache, size_t bytes);

@@ -66,10 +66,12 @@ static void multiply(const struct tkv_codec_env *env, const float *matrix, float
 /* The basis domain: rows turned back and in their learned basis; or divided by the balance, then
  * rotated. */
 static void to_basis(const tkv_cache *cache, const struct tkv_layer *layer, uint8_t klass,
-                     tkv_kind kind, uint32_t head, uint32_t turn, float *x)
+                     tkv_kind kind, uint32_t head, const struct tkv_coding *coding, float *x)
 {
     if (layer->codec[klass][kind].turns)
-        tkv_turn_rows(cache, layer, turn, false, x, TKV_PAGE_TOKENS);
+        tkv_turn_rows(cache, layer, coding->turn, false, x, TKV_PAGE_TOKENS);
+    if (layer->codec[klass][kind].unrotates && coding->places)
+        tkv_rotate_rows(cache, layer, coding->places, false, x);
     if (layer->codec[klass][kind].learned) {
         const struct tkv_codec_env env = tkv_layer_env(cache, layer, klass, kind, head);
         multiply(&env, learned_basis(layer, klass, &env).to, x);
@@ -97,21 +99,19 @@ void tkv_code_head(const tkv_cache *cache, const struct tkv_layer *layer,
         (uint8_t *)scratch + tkv_align_up(sizeof(float) * TKV_PAGE_TOKENS * TKV_MAX_HEAD_DIM);
     env.kernels->f16_to_f32(tkv_open_rows(layer, coding->page, kind, head), x,
                             (size_t)TKV_PAGE_TOKENS * env.head_dim);
-    to_basis(cache, layer, klass, kind, head, coding->turn, x);
+    to_basis(cache, layer, klass, kind, head, coding, x);
     layer->codec[klass][kind].ops->encode(&env, x, coding->page->valid[kind] & rows,
                                           tkv_sealed_page(layer, klass, part, kind, head), rest);
 }
 
-void tkv_decode_head(const tkv_cache *cache, const struct tkv_layer *layer, uint8_t klass,
-                     tkv_kind kind, uint32_t head, uint32_t turn, const uint8_t *coded, float *rows)
+void tkv_decode_unrotated(const tkv_cache *cache, const struct tkv_layer *layer, uint8_t klass,
+                          tkv_kind kind, uint32_t head, const uint8_t *coded, float *rows)
 {
     const struct tkv_codec_env env = tkv_layer_env(cache, layer, klass, kind, head);
     const struct tkv_layer_codec *codec = &layer->codec[klass][kind];
     codec->ops->decode(&env, coded, rows);
     if (codec->learned)
         multiply(&env, learned_basis(layer, klass, &env).back, rows);
-    if (codec->turns)
-        tkv_turn_rows(cache, layer, turn, true, rows, TKV_PAGE_TOKENS);
     if (codec->rotates)
         env.kernels->unrotate(rows, TKV_PAGE_TOKENS, env.head_dim, cache->ctx->sign);
     const float *balance = balance_of(layer, klass, kind, head);
@@ -119,6 +119,18 @@ void tkv_decode_head(const tkv_cache *cache, const struct tkv_layer *layer, uint
         for (uint32_t t = 0; t < TKV_PAGE_TOKENS; t++)
             for (uint32_t c = 0; c < env.head_dim; c++)
                 rows[t * env.head_dim + c] *= balance[c];
+}
+
+void tkv_decode_head(const tkv_cache *cache, const struct tkv_layer *layer, uint8_t klass,
+                     tkv_kind kind, uint32_t head, const struct tkv_page *page,
+                     const uint8_t *coded, float *rows)
+{
+    const struct tkv_layer_codec *codec = &layer->codec[klass][kind];
+    tkv_decode_unrotated(cache, layer, klass, kind, head, coded, rows);
+    if (codec->turns)
+        tkv_turn_rows(cache, layer, page->turn, true, rows, TKV_PAGE_TOKENS);
+    if (codec->unrotates && page->places)
+        tkv_rotate_rows(cache, layer, page->places, true, rows);
 }
 
 bool tkv_page_finite(const struct tkv_layer *layer, const struct tkv_page *page)
@@ -212,7 +224,7 @@ static tkv_status learn_models(tkv_cache *cache, struct tkv_layer *layer, uint8_
         float *x = (float *)(void *)scratch;
         env.kernels->f16_to_f32(tkv_open_rows(layer, page, kind, head), x,
                                 (size_t)TKV_PAGE_TOKENS * env.head_dim);
-        to_basis(cache, layer, klass, kind, head, 0, x);
+        to_basis(cache, layer, klass, kind, head, &(struct tkv_coding){0}, x);
         codec->ops->learn(&env, x, page->valid[kind], models + head * codec->model_bytes,
                           scratch +
                               tkv_align_up(sizeof(float) * TKV_PAGE_TOKENS * TKV_MAX_HEAD_DIM));

@@ -19,7 +19,7 @@ static void forget_rows(const struct tkv_layer *layer, struct tkv_page *page, ui
         page->valid[kind] &= ~mask;
     }
     for (uint32_t t = first; t < first + n; t++) {
-        info->pos[t] = TKV_NO_POS;
+        info->pos[t] = info->beside[0][t] = info->beside[1][t] = TKV_NO_POS;
         info->stamp[t] = 0;
         info->klass[t] = TKV_SPAN_TEXT;
     }
@@ -52,7 +52,7 @@ static tkv_status forget_in_page(tkv_cache *cache, struct tkv_layer *layer, stru
             after[kind] = rows_in(page, (tkv_kind)kind);
     }
     if (!after[TKV_K] && !after[TKV_V])
-        tkv_page_drop(layer, page);
+        tkv_page_drop(cache, layer, page);
     for (int kind = TKV_K; kind <= TKV_V; kind++)
         layer->n_rows[kind] -= before[kind] - after[kind];
     return TKV_OK;
@@ -122,6 +122,7 @@ static tkv_status copy_page(tkv_cache *cache, struct tkv_layer *layer, struct tk
         memcpy(record, src->record, pool->record_bytes);
         *dst = *src;
         dst->record = record;
+        tkv_places_hold(dst->places);
     } else {
         status = tkv_page_open(cache, layer, dst, err);
         if (status != TKV_OK)
@@ -140,6 +141,18 @@ static tkv_status copy_page(tkv_cache *cache, struct tkv_layer *layer, struct tk
     return TKV_OK;
 }
 
+static void row_positions(const struct tkv_page *page, uint32_t row, int32_t pos[TKV_N_AXES])
+{
+    const bool open = page->state == TKV_PAGE_OPEN;
+    for (uint32_t axis = 0; axis < TKV_N_AXES; axis++) {
+        if (open)
+            pos[axis] =
+                axis ? tkv_open_info(page)->beside[axis - 1][row] : tkv_open_info(page)->pos[row];
+        else if (page->places)
+            pos[axis] = tkv_place(page->places, axis, row);
+    }
+}
+
 /* Row by row, for ranges whose pages do not line up. Missing rows stay missing. */
 static tkv_status copy_row(tkv_cache *cache, uint32_t index, int64_t dst, int64_t src,
                            tkv_error *err)
@@ -151,7 +164,8 @@ static tkv_status copy_row(tkv_cache *cache, uint32_t index, int64_t dst, int64_
     if (page->state == TKV_PAGE_EMPTY ||
         (open && !((page->valid[TKV_K] | page->valid[TKV_V]) >> row & 1)))
         return tkv_cache_forget(cache, index, dst, 1, err);
-    const int32_t pos = open ? tkv_open_info(page)->pos[row] : TKV_NO_POS;
+    int32_t pos[TKV_N_AXES] = {TKV_NO_POS, TKV_NO_POS, TKV_NO_POS};
+    row_positions(page, row, pos);
     const uint8_t klass = tkv_page_visual(page) >> row & 1 ? TKV_SPAN_VISUAL : TKV_SPAN_TEXT;
     bool held[2];
     size_t bytes[2];
@@ -170,7 +184,7 @@ static tkv_status copy_row(tkv_cache *cache, uint32_t index, int64_t dst, int64_
         status = tkv_cache_forget(cache, index, dst, 1, err);
     if (status == TKV_OK)
         status = tkv_cache_write(
-            cache, index, 1, &dst, &pos, &klass,
+            cache, index, 1, &dst, pos, &klass,
             (tkv_rows){held[TKV_K] ? rows : NULL, TKV_F16, bytes[0]},
             (tkv_rows){held[TKV_V] ? rows + bytes[0] : NULL, TKV_F16, bytes[1]}, err);
     tkv_free(&cache->ctx->allocator, rows, bytes[0] + bytes[1]);

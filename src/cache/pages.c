@@ -103,7 +103,7 @@ static void decode_head_into(const tkv_cache *cache, const struct tkv_layer *lay
         if (!here)
             continue;
         void *part = tkv_part(layer, sealed->klass, sealed->record, klass);
-        tkv_decode_head(cache, layer, klass, kind, head, sealed->turn,
+        tkv_decode_head(cache, layer, klass, kind, head, sealed,
                         tkv_sealed_page(layer, klass, part, kind, head), rows);
         for (uint32_t t = 0; t < TKV_PAGE_TOKENS; t++)
             if (here >> t & 1)
@@ -125,6 +125,8 @@ static tkv_status decode_into(tkv_cache *cache, const struct tkv_layer *layer,
             decode_head_into(cache, layer, sealed, open, (tkv_kind)kind, head, rows);
     struct tkv_open *info = tkv_open_info(open);
     info->turn = sealed->turn;
+    if (sealed->places)
+        tkv_places_restore(sealed->places, info);
     for (uint32_t t = 0; t < TKV_PAGE_TOKENS; t++)
         info->klass[t] = sealed->visual >> t & 1 ? TKV_SPAN_VISUAL : TKV_SPAN_TEXT;
     return TKV_OK;
@@ -135,7 +137,7 @@ static void init_open(const struct tkv_layer *layer, struct tkv_page *open)
     memset(open->record, 0, tkv_open_bytes(layer));
     struct tkv_open *info = tkv_open_info(open);
     for (uint32_t i = 0; i < TKV_PAGE_TOKENS; i++)
-        info->pos[i] = TKV_NO_POS;
+        info->pos[i] = info->beside[0][i] = info->beside[1][i] = TKV_NO_POS;
 }
 
 tkv_status tkv_page_open(tkv_cache *cache, struct tkv_layer *layer, struct tkv_page *page,
@@ -160,13 +162,15 @@ tkv_status tkv_page_open(tkv_cache *cache, struct tkv_layer *layer, struct tkv_p
     }
     if (page->state == TKV_PAGE_SEALED)
         tkv_pool_give(layer->sealed_pool[page->klass], page->record);
+    tkv_places_drop(cache, page->places);
     open.i_open = page->i_open;
     *page = open;
     return TKV_OK;
 }
 
-void tkv_page_drop(struct tkv_layer *layer, struct tkv_page *page)
+void tkv_page_drop(tkv_cache *cache, struct tkv_layer *layer, struct tkv_page *page)
 {
+    tkv_places_drop(cache, page->places);
     if (page->state == TKV_PAGE_OPEN) {
         unlist_open(layer, page);
         tkv_pool_give(layer->open_pool, page->record);

@@ -52,7 +52,8 @@ static void store_row(const tkv_cache *cache, const struct tkv_layer *layer,
 
 struct write {
     const int64_t *slots;
-    const int32_t *pos;
+    const int32_t *pos; /* [n_axes][n] */
+    size_t n;
     const uint8_t *klass;
     tkv_rows rows[2];
 };
@@ -78,7 +79,10 @@ static void write_row(tkv_cache *cache, struct tkv_layer *layer, const struct wr
     else if (w->rows[TKV_K].data)
         info->klass[row] = TKV_SPAN_TEXT;
     if (w->rows[TKV_K].data) {
+        const size_t next_axis = layer->shape.n_axes == TKV_N_AXES ? w->n : 0;
         info->pos[row] = w->pos ? w->pos[i] : TKV_NO_POS;
+        info->beside[0][row] = w->pos ? w->pos[next_axis + i] : TKV_NO_POS;
+        info->beside[1][row] = w->pos ? w->pos[2 * next_axis + i] : TKV_NO_POS;
         info->stamp[row] = ++layer->streams[stream].n_writes;
     }
 }
@@ -95,14 +99,15 @@ tkv_status tkv_cache_write(tkv_cache *cache, uint32_t index, size_t n_rows, cons
         uint32_t row, stream;
         status = tkv_page_open(cache, layer, tkv_page_of(layer, slots[i], &row, &stream), err);
     }
-    for (size_t i = 0; layer->turns && pos && i < n_rows && status == TKV_OK; i++)
+    const size_t n_pos = n_rows * (layer->shape.n_axes == TKV_N_AXES ? TKV_N_AXES : 1);
+    for (size_t i = 0; layer->turns && pos && i < n_pos && status == TKV_OK; i++)
         if (pos[i] > 0)
             status = tkv_turns_reach(cache, layer->turns, pos[i], err);
     if (status != TKV_OK)
         return status;
     if (k.data)
         count_runs(layer, n_rows, slots, pos);
-    const struct write w = {slots, pos, klass, {k, v}};
+    const struct write w = {slots, pos, n_rows, klass, {k, v}};
     for (size_t i = 0; i < n_rows; i++)
         write_row(cache, layer, &w, i);
     return TKV_OK;
@@ -162,7 +167,7 @@ static void read_sealed(const tkv_cache *cache, const struct tkv_layer *layer,
         const uint64_t here = tkv_part_rows(page->klass, page->visual, klass);
         void *part = tkv_part(layer, page->klass, page->record, klass);
         for (uint32_t head = 0; here && head < layer->shape.n_kv_heads; head++) {
-            tkv_decode_head(cache, layer, klass, r->kind, head, page->turn,
+            tkv_decode_head(cache, layer, klass, r->kind, head, page,
                             tkv_sealed_page(layer, klass, part, r->kind, head), decoded);
             read_decoded(cache, layer, r, first, end, here, head, decoded);
         }

@@ -83,24 +83,33 @@ tkv_status tkv_coding_begin(tkv_cache *cache, struct tkv_layer *layer, struct tk
     out->record = tkv_pool_take(layer->sealed_pool[out->klass]);
     if (!out->record)
         return tkv_fail_nomem(err, layer->sealed_pool[out->klass]->record_bytes, "a coded page");
-    return TKV_OK;
+    if (!layer->keeps_places)
+        return TKV_OK;
+    out->places = tkv_places_take(cache, page);
+    if (out->places)
+        return TKV_OK;
+    tkv_coding_drop(cache, layer, out);
+    out->record = NULL;
+    return tkv_fail_nomem(err, TKV_N_AXES * sizeof(int32_t) * TKV_PAGE_TOKENS, "positions");
 }
 
-void tkv_coding_drop(struct tkv_layer *layer, const struct tkv_coding *coding)
+void tkv_coding_drop(tkv_cache *cache, struct tkv_layer *layer, const struct tkv_coding *coding)
 {
     if (coding->record)
         tkv_pool_give(layer->sealed_pool[coding->klass], coding->record);
+    tkv_places_drop(cache, coding->places);
 }
 
-static void finish(struct tkv_layer *layer, const struct tkv_coding *coding)
+static void finish(tkv_cache *cache, struct tkv_layer *layer, const struct tkv_coding *coding)
 {
     struct tkv_page *page = coding->page;
-    tkv_page_drop(layer, page);
+    tkv_page_drop(cache, layer, page);
     page->state = TKV_PAGE_SEALED;
     page->klass = coding->klass;
     page->visual = coding->visual;
     page->record = coding->record;
     page->turn = coding->turn;
+    page->places = coding->places;
 }
 
 static size_t count_due(const tkv_cache *cache, const struct tkv_layer *layer)
@@ -143,9 +152,9 @@ tkv_status tkv_cache_seal(tkv_cache *cache, uint32_t index, tkv_error *err)
     const tkv_status coded = tkv_code_pages(cache, layer, list, n, err);
     for (size_t i = 0; i < n; i++) {
         if (coded == TKV_OK)
-            finish(layer, &list[i]);
+            finish(cache, layer, &list[i]);
         else
-            tkv_coding_drop(layer, &list[i]);
+            tkv_coding_drop(cache, layer, &list[i]);
     }
     tkv_free(&cache->ctx->allocator, list, n_due * sizeof *list);
     return begun != TKV_OK ? begun : coded;

@@ -27,6 +27,9 @@ enum tkv_codec_caps {
     TKV_CAP_KEYS_ONLY = 1 << 7,  /* supports() no values */
     TKV_CAP_BOOK = 1 << 8,       /* has its models, and the basis, from a book: see bind */
     TKV_CAP_TURNS = 1 << 9,      /* wants keys turned back by their page's position: cache/turn.c */
+    TKV_CAP_UNROTATES = 1 << 10, /* wants keys as before RoPE, each row turned back by the angles of
+                                  * its own position; read through f32 tiles, which the attention
+                                  * turns forth again */
 };
 
 /* A learned basis of one head, D x D: coefficients = values * to, values = coefficients * back. */

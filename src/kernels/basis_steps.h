@@ -56,4 +56,22 @@ TKV_INLINE void tkv_turn_all(float *restrict x, size_t n, uint32_t D, uint32_t h
         }
 }
 
+TKV_INLINE void tkv_turn_tile_all(float *restrict tile, uint32_t half, uint32_t n_pairs,
+                                  const float *restrict cos, const float *restrict sin,
+                                  size_t stride)
+{
+    enum {
+        T = 64
+    };
+    const uint32_t step = half ? 1 : 2, apart = half ? half : 1;
+    for (uint32_t i = 0; i < n_pairs; i++, cos += stride, sin += stride) {
+        float *restrict x = tile + (size_t)i * step * T, *restrict y = x + (size_t)apart * T;
+        for (uint32_t t = 0; t < T; t++) {
+            const float a = x[t], b = y[t];
+            x[t] = a * cos[t] - b * sin[t];
+            y[t] = a * sin[t] + b * cos[t];
+        }
+    }
+}
+
 #endif

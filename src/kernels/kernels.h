@@ -70,6 +70,10 @@ struct tkv_kernels {
      * i < n_pairs. */
     void (*turn)(float *x, size_t n, uint32_t D, uint32_t half, uint32_t n_pairs,
                  const float (*turn)[2]);
+    /* The same on an f32 tile of K, each token by its own angles: those of pair i at cos and sin
+     * [i * stride + token]. */
+    void (*turn_tile)(float *tile, uint32_t half, uint32_t n_pairs, const float *cos,
+                      const float *sin, size_t stride);
 
     /* --- attention on tiles --- */
     /* s[r][t] = sum_d q[r][d] * (tile[t][d] - 128), exact in i32. q: [n_rows][D] s8. s:

@@ -179,7 +179,7 @@ static void qjl_refuses_values(void **state)
     tkv_spec spec;
     tkv_cache *cache;
     uint32_t layer;
-    const tkv_layer_params shape = {sizeof shape, 1, 64, 64, 64, 1, 0};
+    const tkv_layer_params shape = {sizeof shape, 1, 64, 64, 64, 1, 0, 0};
     assert_int_equal(tkv_spec_parse("k=qjl,v=turbo4", &spec, &err), TKV_OK);
     spec.v = spec.k;
     assert_int_equal(tkv_cache_create(ctx, &spec, &cache, &err), TKV_OK);

@@ -59,6 +59,37 @@ static void check_turn(struct check *c, uint32_t D, bool halves)
     free(want), free(before);
 }
 
+/* A tile whose tokens all turn alike is a page of rows turned. */
+static void check_turn_tile(struct check *c, uint32_t D, bool halves)
+{
+    enum {
+        T = 64
+    };
+    const uint32_t n_pairs = D / 4, half = halves ? n_pairs : 0;
+    const size_t stride = T + 5, n = (size_t)D * T;
+    float *tile = check_alloc(n, 4), *want = malloc(n * 4);
+    float *angles = check_alloc(n_pairs * 2 * stride, 4), *row = malloc(D * 4);
+    float(*turn)[2] = malloc(n_pairs * 8);
+    check_fill(c, tile, n, FILL_UNIFORM);
+    check_fill(c, angles, n_pairs * 2 * stride, FILL_UNIFORM);
+    memcpy(want, tile, n * 4);
+    for (uint32_t t = 0; t < T; t++) {
+        for (uint32_t i = 0; i < n_pairs; i++) {
+            turn[i][0] = angles[i * stride + t];
+            turn[i][1] = angles[(n_pairs + i) * stride + t];
+        }
+        for (uint32_t d = 0; d < D; d++)
+            row[d] = tile[d * T + t];
+        c->ref.turn(row, 1, D, half, n_pairs, (const float(*)[2])turn);
+        for (uint32_t d = 0; d < D; d++)
+            want[d * T + t] = row[d];
+    }
+    c->now.turn_tile(tile, half, n_pairs, angles, angles + n_pairs * stride, stride);
+    check_f32(c, "turn_tile", halves ? "halves" : "neighbours", tile, want, n);
+    check_free(tile, n, 4), check_free(angles, n_pairs * 2 * stride, 4);
+    free(want), free(row), free(turn);
+}
+
 struct bench {
     struct check *c;
     float *x, *m, *y;
@@ -76,6 +107,12 @@ static void bench_group(void *arg)
     b->c->now.basis(b->x, 4, 128, b->m, b->y);
 }
 
+static void bench_turn_tile(void *arg)
+{
+    struct bench *b = arg;
+    b->c->now.turn_tile(b->x, 64, 64, b->y, b->y + 4096, 64);
+}
+
 void check_basis(struct check *c)
 {
     if (!check_wanted(c, "basis"))
@@ -83,6 +120,7 @@ void check_basis(struct check *c)
     for (size_t i = 0; i < sizeof dims / sizeof dims[0]; i++) {
         check_product(c, dims[i], 1 + check_random(c) % 9, FILL_UNIFORM);
         check_turn(c, dims[i], i % 2);
+        check_turn_tile(c, dims[i], i % 2);
     }
     for (int fill = 0; fill < FILL_COUNT; fill++)
         check_product(c, 64, 5, fill);
@@ -93,5 +131,6 @@ void check_basis(struct check *c)
     check_fill(c, b.x, 64 * 128, FILL_UNIFORM), check_fill(c, b.m, 128 * 128, FILL_UNIFORM);
     check_bench(c, "basis", "64 rows of 128", bench_page, &b);
     check_bench(c, "basis", "4 rows of 128", bench_group, &b);
+    check_bench(c, "turn_tile", "64 rows of 128", bench_turn_tile, &b);
     check_free(b.x, 64 * 128, 4), check_free(b.m, 128 * 128, 4), check_free(b.y, 64 * 128, 4);
 }

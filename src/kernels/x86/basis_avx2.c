@@ -14,8 +14,15 @@ static void turn_avx2(float *x, size_t n, uint32_t D, uint32_t half, uint32_t n_
     tkv_turn_all(x, n, D, half, n_pairs, turn);
 }
 
+static void turn_tile_avx2(float *tile, uint32_t half, uint32_t n_pairs, const float *cos,
+                          const float *sin, size_t stride)
+{
+    tkv_turn_tile_all(tile, half, n_pairs, cos, sin, stride);
+}
+
 void tkv_basis_avx2(struct tkv_kernels *k)
 {
     k->basis = basis_avx2;
     k->turn = turn_avx2;
+    k->turn_tile = turn_tile_avx2;
 }

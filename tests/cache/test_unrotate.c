@@ -1,0 +1,371 @@
+/* Un-rotated keys: what the codec gets is the key before RoPE, by a plain formula; what comes back
+ * and what attention reads is the key as it was written, whatever is known of its position. An
+ * exact codec stands in for the learned ones. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "cache/cache.h"
+#include "tightkv/tightkv.h"
+
+enum {
+    D = 64,
+    HEADS = 2,
+    GROUP = 3,
+    SLOTS = 192,
+    ROW = HEADS * D
+};
+
+/* ---- a book that has nothing but a RoPE ---------------------------------------------------- */
+
+struct rope {
+    bool halves;
+    uint32_t n_pairs;
+    float freq[D / 2];
+    int8_t axis[D / 2];
+};
+
+struct writer {
+    uint8_t bytes[2048];
+    size_t n;
+};
+
+static void put(struct writer *w, const void *p, size_t n)
+{
+    memcpy(w->bytes + w->n, p, n);
+    w->n += n;
+}
+
+static void put_u32(struct writer *w, uint32_t x)
+{
+    put(w, &x, sizeof x);
+}
+
+static void put_u64(struct writer *w, uint64_t x)
+{
+    put(w, &x, sizeof x);
+}
+
+static void put_text(struct writer *w, const char *s)
+{
+    put_u64(w, strlen(s));
+    put(w, s, strlen(s));
+}
+
+static void put_tensor(struct writer *w, const char *name, uint64_t n, uint32_t type, uint64_t at)
+{
+    put_text(w, name);
+    put_u32(w, 1);
+    put_u64(w, n);
+    put_u32(w, type);
+    put_u64(w, at);
+}
+
+static void write_book(struct writer *w, const struct rope *r)
+{
+    enum {
+        U32 = 4,
+        STRING = 8
+    };
+    *w = (struct writer){{0}, 0};
+    put(w, "GGUF", 4);
+    put_u32(w, 3);
+    put_u64(w, 2); /* tensors */
+    put_u64(w, 3); /* keys */
+    put_text(w, "general.architecture"), put_u32(w, STRING), put_text(w, "tightkv-book");
+    put_text(w, "book.version"), put_u32(w, U32), put_u32(w, 1);
+    put_text(w, "book.rope_halves"), put_u32(w, U32), put_u32(w, r->halves);
+    put_tensor(w, "blk.5.rope_freq", r->n_pairs, TKV_GGUF_F32, 0);
+    put_tensor(w, "blk.5.rope_axis", r->n_pairs, TKV_GGUF_I8, 128);
+    w->n = (w->n + 31) / 32 * 32;
+    put(w, r->freq, 128);
+    put(w, r->axis, 32);
+}
+
+/* ---- a cache whose keys are coded exactly, but un-rotated --------------------------------- */
+
+struct fixture {
+    struct writer bytes;
+    struct rope rope;
+    tkv_context *ctx;
+    tkv_book *book;
+    tkv_cache *cache, *plain; /* plain: as they come */
+    uint32_t n_axes;
+};
+
+static void add_layer(const struct fixture *f, tkv_cache *cache)
+{
+    tkv_error err;
+    uint32_t layer;
+    const tkv_layer_params shape = {.struct_size = sizeof(shape),
+                                    .n_kv_heads = HEADS,
+                                    .k_head_dim = D,
+                                    .v_head_dim = D,
+                                    .n_slots = SLOTS,
+                                    .n_streams = 2,
+                                    .model_layer = 5,
+                                    .n_axes = f->n_axes};
+    assert_int_equal(tkv_cache_add_layer(cache, &shape, &layer, &err), TKV_OK);
+}
+
+static void open_caches(struct fixture *f, const struct rope *rope, uint32_t n_axes,
+                        const char *text)
+{
+    tkv_error err;
+    tkv_spec spec;
+    *f = (struct fixture){.rope = *rope, .n_axes = n_axes};
+    write_book(&f->bytes, rope);
+    assert_int_equal(tkv_context_create(NULL, &f->ctx, &err), TKV_OK);
+    assert_int_equal(tkv_book_open(f->ctx, f->bytes.bytes, f->bytes.n, &f->book, &err), TKV_OK);
+    assert_int_equal(tkv_spec_parse(text, &spec, &err), TKV_OK);
+    assert_int_equal(tkv_cache_create(f->ctx, &spec, &f->cache, &err), TKV_OK);
+    assert_int_equal(tkv_cache_create(f->ctx, &spec, &f->plain, &err), TKV_OK);
+    assert_int_equal(tkv_cache_set_book(f->cache, f->book, &err), TKV_OK);
+    add_layer(f, f->cache);
+    add_layer(f, f->plain);
+    struct tkv_layer *layer = &f->cache->layers[0];
+    layer->codec[TKV_SPAN_TEXT][TKV_K].unrotates = true;
+    assert_int_equal(tkv_turns_find(f->cache, layer, &err), TKV_OK);
+    layer->keeps_places = true;
+}
+
+static void close_caches(struct fixture *f)
+{
+    tkv_cache_destroy(f->cache);
+    tkv_cache_destroy(f->plain);
+    tkv_book_close(f->book);
+    tkv_context_destroy(f->ctx);
+}
+
+static float value(uint32_t tag, uint32_t c)
+{
+    uint32_t x = tag * 2654435761u + c * 40503u;
+    x ^= x >> 13;
+    x *= 0x5bd1e995u;
+    return (float)((int32_t)(x >> 20) - 2048) / 1024.0f;
+}
+
+/* RoPE as written down: pair i turns by position * frequency. */
+static void rotate(const struct rope *r, const int32_t pos[TKV_N_AXES], float *x)
+{
+    for (uint32_t i = 0; i < r->n_pairs; i++) {
+        const uint32_t a = r->halves ? i : 2 * i, b = r->halves ? i + r->n_pairs : 2 * i + 1;
+        const double angle = (double)r->freq[i] * pos[r->axis[i]];
+        const double u = x[a], v = x[b];
+        x[a] = (float)(u * cos(angle) - v * sin(angle));
+        x[b] = (float)(u * sin(angle) + v * cos(angle));
+    }
+}
+
+/* Positions of 64 rows; axis by axis. */
+typedef void place_fn(uint32_t t, int32_t pos[TKV_N_AXES]);
+
+static void text_place(uint32_t t, int32_t pos[TKV_N_AXES])
+{
+    pos[0] = pos[1] = pos[2] = 1077 + (int32_t)t;
+}
+
+static void far_place(uint32_t t, int32_t pos[TKV_N_AXES])
+{
+    pos[0] = pos[1] = pos[2] = 131008 + (int32_t)t;
+}
+
+static void mixed_place(uint32_t t, int32_t pos[TKV_N_AXES])
+{
+    pos[0] = pos[1] = pos[2] = (int32_t)(t * 37 % 1999);
+}
+
+static void picture_place(uint32_t t, int32_t pos[TKV_N_AXES])
+{
+    pos[0] = 300;
+    pos[1] = 300 + (int32_t)t / 8;
+    pos[2] = 300 + (int32_t)t % 8;
+}
+
+/* Writes 64 keys from a slot on, rotated by where `place` says they are, and values; in both. */
+static void write_page(struct fixture *f, int64_t first, place_fn *place, bool tell)
+{
+    static float k[TKV_PAGE_TOKENS][ROW], v[TKV_PAGE_TOKENS][ROW];
+    int64_t slots[TKV_PAGE_TOKENS];
+    int32_t told[TKV_N_AXES * TKV_PAGE_TOKENS];
+    for (uint32_t t = 0; t < TKV_PAGE_TOKENS; t++) {
+        int32_t pos[TKV_N_AXES];
+        place(t, pos);
+        slots[t] = first + t;
+        for (uint32_t c = 0; c < ROW; c++) {
+            k[t][c] = value(t, c);
+            v[t][c] = value(t + 77, c);
+        }
+        for (uint32_t head = 0; head < HEADS; head++)
+            rotate(&f->rope, pos, k[t] + head * D);
+        for (uint32_t axis = 0; axis < (f->n_axes ? f->n_axes : 1); axis++)
+            told[axis * TKV_PAGE_TOKENS + t] = pos[axis];
+    }
+    const tkv_rows keys = {k, TKV_F32, sizeof k[0]}, values = {v, TKV_F32, sizeof v[0]};
+    tkv_cache *const caches[2] = {f->cache, f->plain};
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(tkv_cache_write(caches[i], 0, TKV_PAGE_TOKENS, slots, tell ? told : NULL,
+                                         NULL, keys, values, NULL),
+                         TKV_OK);
+        assert_int_equal(tkv_cache_seal(caches[i], 0, NULL), TKV_OK);
+    }
+}
+
+/* The codec's own rows of a sealed page are the keys before RoPE. */
+static void check_unrotated(const struct fixture *f, uint32_t i_page)
+{
+    static float rows[TKV_PAGE_TOKENS * D];
+    const struct tkv_layer *layer = &f->cache->layers[0];
+    const struct tkv_page *page = &layer->pages[i_page];
+    assert_int_equal(page->state, TKV_PAGE_SEALED);
+    for (uint32_t head = 0; head < HEADS; head++) {
+        tkv_decode_unrotated(f->cache, layer, TKV_SPAN_TEXT, TKV_K, head,
+                             tkv_sealed_page(layer, TKV_SPAN_TEXT, page->record, TKV_K, head),
+                             rows);
+        for (uint32_t t = 0; t < TKV_PAGE_TOKENS; t++)
+            for (uint32_t c = 0; c < D; c++)
+                assert_float_equal(rows[t * D + c], value(t, head * D + c), 5e-3);
+    }
+}
+
+/* Rows and attention are those of the cache that takes keys as they come. */
+static void check_same(const struct fixture *f, size_t n_slots)
+{
+    static float q[HEADS * GROUP * D], out[2][HEADS * GROUP * D], rows[2][SLOTS * ROW];
+    int64_t slots[SLOTS];
+    tkv_cache *const caches[2] = {f->cache, f->plain};
+    for (uint32_t i = 0; i < HEADS * GROUP * D; i++)
+        q[i] = value(i / D + 500, i % D);
+    for (uint32_t i = 0; i < SLOTS; i++)
+        slots[i] = i;
+    tkv_attend_params p;
+    tkv_attend_params_default(&p);
+    p.n_q = 1, p.n_q_heads = HEADS * GROUP, p.n_kv = n_slots, p.scale = 0.125f;
+    p.q = q, p.q_token_stride = sizeof q, p.q_head_stride = D * sizeof(float);
+    p.out_token_stride = sizeof q, p.out_head_stride = D * sizeof(float);
+    for (int i = 0; i < 2; i++) {
+        p.out = out[i];
+        assert_int_equal(tkv_attend(caches[i], &p, NULL), TKV_OK);
+        assert_int_equal(tkv_cache_read(caches[i], 0, TKV_K, n_slots, slots, rows[i], TKV_F32,
+                                        ROW * sizeof(float), NULL),
+                         TKV_OK);
+    }
+    for (size_t i = 0; i < n_slots * ROW; i++)
+        assert_float_equal(rows[0][i], rows[1][i], 5e-3);
+    for (uint32_t i = 0; i < HEADS * GROUP * D; i++)
+        assert_float_equal(out[0][i], out[1][i], 2e-3);
+}
+
+static struct rope make_rope(bool halves, uint32_t n_pairs, bool axes)
+{
+    struct rope r = {.halves = halves, .n_pairs = n_pairs};
+    for (uint32_t i = 0; i < n_pairs; i++) {
+        r.freq[i] = (float)pow(10000, -(double)i / n_pairs);
+        r.axis[i] = axes ? (int8_t)(i % 3) : 0;
+    }
+    return r;
+}
+
+/* ---- tests -------------------------------------------------------------------------------- */
+
+static void keys_lose_their_rotation(void **state)
+{
+    (void)state;
+    static place_fn *const places[] = {text_place, far_place, mixed_place, picture_place};
+    for (int i = 0; i < 16; i++) {
+        struct fixture f;
+        const bool axes = i & 2;
+        const struct rope rope = make_rope(i & 1, axes ? D / 2 : D / 4, axes);
+        open_caches(&f, &rope, axes ? TKV_N_AXES : 0, "kv=f16,sink=0,tail=0");
+        write_page(&f, 0, places[i / 4], true);
+        if (axes || places[i / 4] != picture_place)
+            check_unrotated(&f, 0);
+        check_same(&f, TKV_PAGE_TOKENS);
+        close_caches(&f);
+    }
+}
+
+static void unknown_positions_cost_nothing(void **state)
+{
+    (void)state;
+    struct fixture f;
+    const struct rope rope = make_rope(true, D / 2, false);
+    open_caches(&f, &rope, 0, "kv=f16,sink=0,tail=0");
+    write_page(&f, 0, text_place, false);
+    write_page(&f, 64, text_place, true);
+    check_same(&f, 128);
+    close_caches(&f);
+}
+
+/* Pages that seal again know where their rows were; copies share positions; all go in the end. */
+static void positions_live_as_long_as_pages(void **state)
+{
+    (void)state;
+    struct fixture f;
+    const struct rope rope = make_rope(true, D / 2, true);
+    open_caches(&f, &rope, TKV_N_AXES, "kv=f16,sink=0,tail=0");
+    write_page(&f, 0, picture_place, true);
+    tkv_cache *const caches[2] = {f.cache, f.plain};
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(tkv_cache_copy(caches[i], 0, SLOTS, 0, 64, NULL), TKV_OK);
+        assert_int_equal(tkv_cache_copy(caches[i], 0, 67, 3, 61, NULL), TKV_OK);
+        assert_int_equal(tkv_cache_copy(caches[i], 0, 64, 0, 3, NULL), TKV_OK);
+        assert_int_equal(tkv_cache_seal(caches[i], 0, NULL), TKV_OK);
+    }
+    assert_int_equal(f.cache->places.n, 1);
+    assert_int_equal(f.cache->layers[0].pages[0].places->n_refs, 3);
+    check_same(&f, 128);
+    check_unrotated(&f, 1);
+    static uint8_t row[ROW * 2];
+    const int64_t slot = 5;
+    for (int i = 0; i < 2; i++) {
+        int32_t pos[TKV_N_AXES];
+        picture_place(5, pos);
+        const tkv_rows rows = {row, TKV_F16, 0};
+        assert_int_equal(tkv_cache_read(caches[i], 0, TKV_K, 1, &slot, row, TKV_F16, 0, NULL),
+                         TKV_OK);
+        assert_int_equal(tkv_cache_write(caches[i], 0, 1, &slot, pos, NULL, rows,
+                                         (tkv_rows){NULL, TKV_F16, 0}, NULL),
+                         TKV_OK);
+        assert_int_equal(tkv_cache_seal(caches[i], 0, NULL), TKV_OK);
+    }
+    check_unrotated(&f, 0);
+    assert_int_equal(f.cache->places.n, 1);
+    assert_int_equal(tkv_cache_forget(f.cache, 0, 0, 2 * SLOTS, NULL), TKV_OK);
+    assert_int_equal(f.cache->places.n, 0);
+    assert_int_equal(f.cache->places.bytes, 0);
+    close_caches(&f);
+}
+
+/* Under strict pages are coded before they are full: rows that are not there yet do not count. */
+static void strict_reads_the_same(void **state)
+{
+    (void)state;
+    struct fixture f;
+    const struct rope rope = make_rope(false, D / 2, false);
+    open_caches(&f, &rope, 0, "kv=f16,sink=0,tail=0,strict=1");
+    write_page(&f, 0, text_place, true);
+    write_page(&f, 64, text_place, true);
+    for (int i = 0; i < 2; i++)
+        assert_int_equal(tkv_cache_forget(i ? f.plain : f.cache, 0, 100, SLOTS - 100, NULL),
+                         TKV_OK);
+    check_same(&f, 100);
+    close_caches(&f);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(keys_lose_their_rotation),
+        cmocka_unit_test(unknown_positions_cost_nothing),
+        cmocka_unit_test(positions_live_as_long_as_pages),
+        cmocka_unit_test(strict_reads_the_same),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
