@@ -2,8 +2,41 @@
 #include <cjson/cJSON.h>
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "cli.h"
+
+struct note {
+    const char *names, *needs, *shines, *fails;
+};
+
+static const struct note notes[] = {
+#define CODEC_NOTE(names, needs, shines, fails) {names, needs, shines, fails},
+#include "codec_notes.def"
+#undef CODEC_NOTE
+};
+
+enum {
+    N_NOTES = sizeof(notes) / sizeof(notes[0])
+};
+
+static bool names_codec(const char *names, const char *codec)
+{
+    size_t n = strlen(codec);
+    for (const char *at = strstr(names, codec); at; at = strstr(at + 1, codec))
+        if ((at == names || at[-1] == ' ') && (at[n] == '\0' || at[n] == ' '))
+            return true;
+    return false;
+}
+
+static const struct note *note_of(const char *codec)
+{
+    static const struct note none = {0};
+    for (size_t i = 0; i < N_NOTES; i++)
+        if (names_codec(notes[i].names, codec))
+            return &notes[i];
+    return &none;
+}
 
 /* Bits a value of a page, scales included; NaN where the codec cannot code this head size. */
 static double bits_per_value(const tkv_codec_info *info, tkv_kind kind, uint32_t head_dim)
@@ -28,6 +61,13 @@ static int print_json(const tkv_codec_info *infos, uint32_t n, uint32_t head_dim
         cJSON_AddBoolToObject(codec, "whole_page", infos[i].whole_page);
         cJSON_AddBoolToObject(codec, "fused", infos[i].fused);
         cli_json_text(codec, "summary", infos[i].summary);
+        const struct note *note = note_of(infos[i].name);
+        if (note->needs)
+            cli_json_text(codec, "needs", note->needs);
+        else
+            cJSON_AddNullToObject(codec, "needs");
+        cli_json_text(codec, "shines", note->shines);
+        cli_json_text(codec, "fails", note->fails);
     }
     return cli_json_print(root);
 }
@@ -35,6 +75,23 @@ static int print_json(const tkv_codec_info *infos, uint32_t n, uint32_t head_dim
 static const char *yes(int flag)
 {
     return flag ? "yes" : "-";
+}
+
+/* Notes on codecs that are there. */
+static void print_notes(const tkv_codec_info *infos, uint32_t n)
+{
+    for (size_t i = 0; i < N_NOTES; i++) {
+        bool any = false;
+        for (uint32_t c = 0; c < n; c++)
+            any = any || note_of(infos[c].name) == &notes[i];
+        if (!any)
+            continue;
+        printf("\n%s\n  shines: %s\n  fails:  %s\n", notes[i].names, notes[i].shines,
+               notes[i].fails);
+        if (notes[i].needs)
+            printf("  needs:  %s\n", notes[i].needs);
+    }
+    puts("\nA book is what tightkv calibrate learns from a model. Figures: docs/results.md.");
 }
 
 static int print_table(const tkv_codec_info *infos, uint32_t n, uint32_t head_dim)
@@ -52,6 +109,7 @@ static int print_table(const tkv_codec_info *infos, uint32_t n, uint32_t head_di
                yes(infos[i].idempotent), yes(infos[i].whole_page), yes(infos[i].fused),
                infos[i].summary);
     }
+    print_notes(infos, n);
     return fflush(stdout) == 0 ? CLI_OK : cli_fail("cannot write to stdout");
 }
 

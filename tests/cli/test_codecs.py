@@ -24,6 +24,17 @@ class Codecs(command.CommandTest):
     def test_head_size_that_a_codec_cannot_take(self):
         self.assertIsNone(self.table(40)["turbo4"]["k_bits"])
 
+    def test_every_codec_has_its_notes(self):
+        for name, codec in self.table(128).items():
+            for what in ("shines", "fails"):
+                self.assertTrue(codec[what], f"{name}: nothing about where it {what}; see cli/codec_notes.def")
+
+    def test_needs(self):
+        table = self.table(128)
+        self.assertEqual(table["tight3"]["needs"], "a book")
+        self.assertIsNone(table["turbo4"]["needs"])
+        self.assertEqual(table["qjl"]["needs"], "keys only")
+
     def test_lines_for_people(self):
         code, out, err = command.run("codecs")
         self.assertEqual((code, err), (command.OK, ""))
