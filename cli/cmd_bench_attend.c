@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bench_book.h"
 #include "bench_stock.h"
 #include "bench_tools.h"
 #include "cli.h"
@@ -28,6 +29,7 @@ struct arguments {
 /* The coded side: equal layers that the steps go through in turn. */
 struct coded {
     tkv_context *ctx;
+    struct bench_book book;
     tkv_cache *cache;
     uint32_t n_threads;
     uint32_t n_layers, next;
@@ -47,11 +49,17 @@ static int status_line(const char *what, const tkv_error *err)
     return cli_fail("%s: %s", what, err->text);
 }
 
+/* Of a codec that needs a book, no more is known than that a page is smaller than f16's. */
+static size_t page_bytes(tkv_codec codec, tkv_kind kind, uint32_t head_dim)
+{
+    size_t bytes = tkv_page_bytes(codec, kind, head_dim);
+    return bytes ? bytes : (size_t)TKV_PAGE_TOKENS * head_dim * sizeof(uint16_t);
+}
+
 /* Bytes of one layer when everything but sink and tail is coded. */
 static size_t coded_layer_bytes(const tkv_spec *spec, const struct bench_shape *s)
 {
-    size_t page =
-        tkv_page_bytes(spec->k, TKV_K, s->head_dim) + tkv_page_bytes(spec->v, TKV_V, s->head_dim);
+    size_t page = page_bytes(spec->k, TKV_K, s->head_dim) + page_bytes(spec->v, TKV_V, s->head_dim);
     return page * s->n_kv_heads * ((s->n_tokens + TKV_PAGE_TOKENS - 1) / TKV_PAGE_TOKENS);
 }
 
@@ -102,16 +110,46 @@ static int fill_layer(struct coded *c, uint32_t layer, const struct bench_shape 
     return CLI_OK;
 }
 
-static int fill_coded(struct coded *c, const struct bench_shape *s, struct cli_progress *progress)
+static int add_layer(struct coded *c, const struct bench_shape *s)
+{
+    uint32_t index, n_pages = (s->n_tokens + TKV_PAGE_TOKENS - 1) / TKV_PAGE_TOKENS;
+    tkv_layer_params layer = {.struct_size = sizeof(layer),
+                              .n_kv_heads = s->n_kv_heads,
+                              .k_head_dim = s->head_dim,
+                              .v_head_dim = s->head_dim,
+                              .n_slots = n_pages * TKV_PAGE_TOKENS,
+                              .n_streams = 1};
+    tkv_error err;
+    if (tkv_cache_add_layer(c->cache, &layer, &index, &err) != TKV_OK)
+        return status_line("--head-dim", &err);
+    return CLI_OK;
+}
+
+static void measure_size(struct coded *c)
+{
+    tkv_cache_stats stats = {.struct_size = sizeof(stats)};
+    if (tkv_cache_get_stats(c->cache, &stats) != TKV_OK || stats.n_values == 0)
+        return;
+    double rows_bytes = (double)(stats.sealed_bytes + stats.open_bytes);
+    c->step_bytes = rows_bytes / c->n_layers;
+    c->bits_per_value = 8 * (rows_bytes + (double)stats.meta_bytes) / (double)stats.n_values;
+}
+
+/* Layers until all of them hold rotate_bytes: what one takes is known when it is full. */
+static int fill_coded(struct coded *c, const struct bench_shape *s, size_t rotate_bytes,
+                      struct cli_progress *progress)
 {
     size_t n_rows = 2 * FILL_TOKENS, row_elems = (size_t)s->n_kv_heads * s->head_dim;
     float *rows = cli_alloc(n_rows * row_elems, sizeof(*rows));
     bench_fill_rows(rows, n_rows, row_elems, s->head_dim, 3);
     int rc = CLI_OK;
-    for (uint32_t i = 0; i < c->n_layers && rc == CLI_OK; i++) {
-        rc = fill_layer(c, i, s, rows, n_rows);
-        cli_progress_step(progress, 1.0 / c->n_layers, NULL);
-    }
+    do {
+        rc = add_layer(c, s);
+        if (rc == CLI_OK)
+            rc = fill_layer(c, c->n_layers++, s, rows, n_rows);
+        measure_size(c);
+        cli_progress_step(progress, fmin(1, c->step_bytes / (double)rotate_bytes), NULL);
+    } while (rc == CLI_OK && c->step_bytes * c->n_layers < (double)rotate_bytes);
     free(rows);
     return rc;
 }
@@ -134,7 +172,7 @@ static void set_query(struct coded *c, const struct bench_shape *s)
 }
 
 static int create_coded(struct coded *c, const struct cli_common *common, const tkv_spec *spec,
-                        const struct bench_shape *s, size_t rotate_bytes)
+                        const struct bench_shape *s)
 {
     tkv_context_params params;
     tkv_error err;
@@ -142,37 +180,20 @@ static int create_coded(struct coded *c, const struct cli_common *common, const 
     params.cpu_mask = common->cpu_mask;
     c->n_threads = s->n_threads;
     bench_executor(&params.executor, &c->n_threads);
-    if (tkv_context_create(&params, &c->ctx, &err) != TKV_OK ||
-        tkv_cache_create(c->ctx, spec, &c->cache, &err) != TKV_OK)
+    if (tkv_context_create(&params, &c->ctx, &err) != TKV_OK)
         return status_line("--kv", &err);
-    size_t layer_bytes = coded_layer_bytes(spec, s);
-    c->n_layers = layer_bytes ? (uint32_t)((rotate_bytes + layer_bytes - 1) / layer_bytes) : 1;
-    tkv_layer_params layer = {.struct_size = sizeof(layer),
-                              .n_kv_heads = s->n_kv_heads,
-                              .k_head_dim = s->head_dim,
-                              .v_head_dim = s->head_dim,
-                              .n_slots = (s->n_tokens + TKV_PAGE_TOKENS - 1) / TKV_PAGE_TOKENS *
-                                         TKV_PAGE_TOKENS,
-                              .n_streams = 1};
-    for (uint32_t i = 0, index; i < c->n_layers; i++)
-        if (tkv_cache_add_layer(c->cache, &layer, &index, &err) != TKV_OK)
-            return status_line("--head-dim", &err);
+    if (bench_book_open(c->ctx, spec, s->n_kv_heads, s->head_dim, &c->book) != CLI_OK)
+        return CLI_DATA;
+    if (tkv_cache_create(c->ctx, spec, &c->cache, &err) != TKV_OK ||
+        (c->book.book && tkv_cache_set_book(c->cache, c->book.book, &err) != TKV_OK))
+        return status_line("--kv", &err);
     return CLI_OK;
-}
-
-static void measure_size(struct coded *c)
-{
-    tkv_cache_stats stats = {.struct_size = sizeof(stats)};
-    if (tkv_cache_get_stats(c->cache, &stats) != TKV_OK || stats.n_values == 0)
-        return;
-    double rows_bytes = (double)(stats.sealed_bytes + stats.open_bytes);
-    c->step_bytes = rows_bytes / c->n_layers;
-    c->bits_per_value = 8 * (rows_bytes + (double)stats.meta_bytes) / (double)stats.n_values;
 }
 
 static void close_coded(struct coded *c)
 {
     tkv_cache_destroy(c->cache);
+    bench_book_close(&c->book);
     tkv_context_destroy(c->ctx);
     free(c->q);
     free(c->out);
@@ -286,10 +307,10 @@ static int bench(const struct arguments *a, const struct cli_common *common, con
     cli_progress_begin(&progress, common->level, 2);
     int rc = check_memory(spec, &s, a->against != NULL);
     if (rc == CLI_OK)
-        rc = create_coded(&c, common, spec, &s, rotate_bytes);
+        rc = create_coded(&c, common, spec, &s);
     if (rc == CLI_OK) {
         cli_progress_step(&progress, 0, "filling caches");
-        rc = fill_coded(&c, &s, &progress);
+        rc = fill_coded(&c, &s, rotate_bytes, &progress);
     }
     if (rc == CLI_OK && a->against) {
         stock = stock_engine_open(common, s.n_threads);
@@ -300,7 +321,6 @@ static int bench(const struct arguments *a, const struct cli_common *common, con
     struct result result;
     if (rc == CLI_OK) {
         set_query(&c, &s);
-        measure_size(&c);
         cli_progress_step(&progress, 0, "measuring");
         measure(&c, stock, s.n_threads, (double)a->seconds, &progress, &result);
     }

@@ -6,10 +6,19 @@
 #include "bench_tools.h"
 #include "speed.h"
 
-enum { MAX_DEPTHS = 16, MAX_RUNS = 99 };
+enum {
+    MAX_DEPTHS = 16,
+    MAX_RUNS = 99
+};
 
 /* What is measured, in the order of the JSON keys. */
-enum { PP, TG, STOCK_PP, STOCK_TG, N_SPEEDS };
+enum {
+    PP,
+    TG,
+    STOCK_PP,
+    STOCK_TG,
+    N_SPEEDS
+};
 
 struct model_bench {
     struct cli_common common;

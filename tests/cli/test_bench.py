@@ -34,6 +34,21 @@ class Bench(command.CommandTest):
         result = self.json_of("bench", "attend", *SMALL)
         self.assertEqual(result["kv"], "default")
 
+    def test_learned_codecs_have_a_made_up_book(self):
+        result = self.json_of("bench", "encode", "--kv", "k=tight2,v=tight4")
+        self.assertGreater(result["k_f16_gb_per_s"], 0)
+        self.assertGreater(result["v_f16_gb_per_s"], 0)
+        # f16 values fill the caches sooner.
+        result = self.json_of("bench", "attend", "--kv", "k=tight2,v=f16,sink=0,tail=0", *SMALL)
+        self.assertTrue(9.0 <= result["bits_per_value"] < 9.6, result)
+        self.assertGreater(result["us_per_kvhead_token"], 0)
+
+    def test_a_book_that_is_named_is_read(self):
+        self.assert_refused(command.DATA, "bench", "encode", "--kv", "kv=tight3,book=none.tkvbook",
+                            says="none.tkvbook")
+        self.assert_refused(command.DATA, "bench", "attend", "-q", "--kv", "kv=tight3,book=%s" % __file__, *SMALL,
+                            says="GGUF")
+
     def test_attend_refuses(self):
         for args, says in [(("--kv", "kv=turbo9"), "turbo9"), (("--against", "vllm"), "vllm"),
                            (("--head-dim", 0), "--head-dim"), (("--group", "four"), "--group"), (("extra",), "extra")]:
