@@ -8,21 +8,14 @@
 #include "capture.h"
 
 /* Queries of one step: their weights take BLOCK * group * tokens floats. */
-enum { BLOCK = 128 };
-
-static double uniform(uint64_t *rng)
-{
-    *rng += 0x9e3779b97f4a7c15ull;
-    uint64_t z = *rng;
-    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9ull;
-    z = (z ^ z >> 27) * 0x94d049bb133111ebull;
-    return ((double)((z ^ z >> 31) >> 11) + .5) / 9007199254740992.0;
-}
+enum {
+    BLOCK = 128
+};
 
 static void fill_noise(uint64_t *rng, float *x, size_t n)
 {
     for (size_t i = 0; i < n; i += 2) {
-        double r = sqrt(-2 * log(uniform(rng))), a = 6.283185307179586 * uniform(rng);
+        double r = sqrt(-2 * log(cal_uniform(rng))), a = 6.283185307179586 * cal_uniform(rng);
         x[i] = (float)(r * cos(a));
         if (i + 1 < n)
             x[i + 1] = (float)(r * sin(a));
@@ -89,22 +82,37 @@ static void block_back(struct head_pass *h, size_t first, size_t n_queries)
 
 /* ---- turning keys as the cache does --------------------------------------------------------- */
 
-enum { PAGE = TKV_PAGE_TOKENS };
+enum {
+    PAGE = TKV_PAGE_TOKENS
+};
 
-static void turn_rows(const struct calibration *c, float *x, size_t n, uint32_t dim)
+static void turn_row(const struct calibration *c, float *x, double by)
 {
     const size_t step = c->rope_halves ? 1 : 2, apart = c->rope_halves ? c->n_pairs : 1;
-    for (size_t t = 0; t < n; t++) {
-        const double back = (double)(t / PAGE * PAGE + PAGE / 2);
-        for (size_t i = 0; i < c->n_pairs; i++) {
-            const double angle = -back * (double)c->rope_freq[i];
-            const float co = (float)cos(angle), si = (float)sin(angle);
-            float *a = x + t * dim + i * step, *b = a + apart;
-            const float a0 = *a, b0 = *b;
-            *a = a0 * co - b0 * si;
-            *b = a0 * si + b0 * co;
-        }
+    for (size_t i = 0; i < c->n_pairs; i++) {
+        const double angle = by * (double)c->rope_freq[i];
+        const float co = (float)cos(angle), si = (float)sin(angle);
+        float *a = x + i * step, *b = a + apart;
+        const float a0 = *a, b0 = *b;
+        *a = a0 * co - b0 * si;
+        *b = a0 * si + b0 * co;
     }
+}
+
+/* By the angle of the middle of their page. */
+static void turn_rows(const struct calibration *c, float *x, size_t n, uint32_t dim)
+{
+    for (size_t t = 0; t < n; t++)
+        turn_row(c, x + t * dim, -(double)(t / PAGE * PAGE + PAGE / 2));
+}
+
+/* By the angle of their own position, as if they stood at `at`. */
+static void turn_rows_to(const struct calibration *c, float *x, size_t n, size_t per_token,
+                         uint32_t dim, double at)
+{
+    for (size_t t = 0; t < n; t++)
+        for (size_t i = 0; i < per_token; i++)
+            turn_row(c, x + (t * per_token + i) * dim, at - (double)t);
 }
 
 /* ---- adding up ------------------------------------------------------------------------------ */
@@ -117,14 +125,69 @@ static void add_square(double *into, const float *x, size_t n, uint32_t dim, flo
         into[i] += (double)room[i];
 }
 
-static void add_head(struct cal_head *head, const float *x, const float *g, size_t n, float *room)
+static void add_sum(double *into, const float *x, size_t n, uint32_t dim)
 {
     for (size_t t = 0; t < n; t++)
-        for (uint32_t i = 0; i < head->dim; i++)
-            head->sum[i] += (double)x[t * head->dim + i];
+        for (uint32_t i = 0; i < dim; i++)
+            into[i] += (double)x[t * dim + i];
+}
+
+static void add_head(struct cal_head *head, const float *x, const float *g, size_t n, float *room)
+{
+    add_sum(head->sum, x, n, head->dim);
     add_square(head->square, x, n, head->dim, room);
     add_square(head->gradient, g, n, head->dim, room);
     head->n += (double)n;
+}
+
+/* Rows as they are before RoPE; called before add_head(). */
+static void add_range(struct cal_head *head, const float *x, size_t n)
+{
+    for (size_t t = 0; t < n; t++)
+        for (uint32_t i = 0; i < head->dim; i++) {
+            const double value = (double)x[t * head->dim + i];
+            const bool first = head->n <= 0 && t == 0;
+            head->low[i] = first || value < head->low[i] ? value : head->low[i];
+            head->high[i] = first || value > head->high[i] ? value : head->high[i];
+        }
+}
+
+/* A NaN or an infinity anywhere is one in a sum. */
+static bool is_finite(const struct cal_head *head)
+{
+    double sum = 0;
+    for (uint32_t i = 0; i < head->dim; i++)
+        sum += head->sum[i] + head->square[i * head->dim + i] + head->gradient[i * head->dim + i];
+    return isfinite(sum);
+}
+
+/* ---- samples -------------------------------------------------------------------------------- */
+
+/* What a step of the pass is about. */
+struct step {
+    struct calibration *c;
+    const struct cal_unit *unit;
+    size_t index;      /* of the unit in its class */
+    uint32_t *sampled; /* tokens */
+    size_t n_sampled;
+    size_t first, n; /* tokens of the unit's class */
+};
+
+static void put_samples(const struct step *p, size_t layer, tkv_kind kind, uint32_t head,
+                        const float *x, const float *g)
+{
+    const struct llama_api *api = &p->c->session->llama->api;
+    struct cal_samples s = cal_samples(p->c, layer, kind, p->unit->klass);
+    for (size_t i = 0; i < p->n_sampled; i++) {
+        const size_t to = (p->index * s.per_unit + i) * s.n_heads + head;
+        const float *row = x + p->sampled[i] * s.head_dim,
+                    *gradient = g + p->sampled[i] * s.head_dim;
+        double square = 0;
+        for (uint32_t k = 0; k < s.head_dim; k++)
+            square += (double)gradient[k] * (double)gradient[k];
+        s.weight[to] = (float)(square / s.head_dim);
+        api->ggml_fp32_to_fp16_row(row, s.rows + to * s.head_dim, s.head_dim);
+    }
 }
 
 /* ---- one layer ------------------------------------------------------------------------------ */
@@ -133,8 +196,9 @@ static void load_rows(const struct cli_llama *l, const void *from, size_t stride
                       uint32_t head, uint32_t dim, float *out)
 {
     for (size_t t = 0; t < n; t++) {
-        const ggml_fp16_t *row = (const ggml_fp16_t *)(const void *)((const char *)from + t * stride) +
-                                 (size_t)head * dim;
+        const ggml_fp16_t *row =
+            (const ggml_fp16_t *)(const void *)((const char *)from + t * stride) +
+            (size_t)head * dim;
         for (uint32_t i = 0; i < dim; i++)
             out[t * dim + i] = l->api.ggml_fp16_to_fp32(row[i]);
     }
@@ -186,11 +250,34 @@ static struct head_pass pass_new(const struct capture_layer *in)
     };
 }
 
-static void one_head(const struct calibration *c, struct cal_layer *layer,
-                     const struct capture_layer *in, uint32_t head, struct head_pass *h,
-                     const float *noise, float *room)
+/* Keys before RoPE, and the queries that read them. */
+static void add_keys(const struct step *p, size_t layer, uint32_t head, const struct head_pass *h,
+                     float *room)
 {
-    const struct cli_llama *l = c->session->llama;
+    struct cal_head *to = &p->c->layers[layer].heads[p->unit->klass][TKV_K][head];
+    float *plain = cli_alloc(h->n * h->dk, sizeof(float));
+    memcpy(plain, h->k, h->n * h->dk * sizeof(float));
+    turn_rows_to(p->c, plain, h->n, 1, h->dk, 0);
+    put_samples(p, layer, TKV_K, head, plain, h->dk_rows);
+    add_range(to, plain + p->first * h->dk, p->n);
+    add_sum(to->plain_sum, plain + p->first * h->dk, p->n, h->dk);
+    add_square(to->plain_square, plain + p->first * h->dk, p->n, h->dk, room);
+    free(plain);
+    const size_t n_queries = (h->n - p->first) * h->group;
+    float *queries = h->q + p->first * h->group * h->dk;
+    add_square(to->query, queries, n_queries, h->dk, room);
+    turn_rows_to(p->c, h->q, h->n, h->group, h->dk, CAL_FAR);
+    add_square(to->query_far, queries, n_queries, h->dk, room);
+    to->n_queries += (double)n_queries;
+}
+
+static int one_head(const struct step *p, const struct capture_layer *in, size_t index,
+                    uint32_t head, struct head_pass *h, const float *noise, float *room)
+{
+    const struct cli_llama *l = p->c->session->llama;
+    struct cal_layer *layer = &p->c->layers[index];
+    struct cal_head *k = &layer->heads[p->unit->klass][TKV_K][head];
+    struct cal_head *v = &layer->heads[p->unit->klass][TKV_V][head];
     load_queries(in, head, h->group, h->q);
     load_rows(l, in->k, in->k_token_stride, h->n, head, h->dk, h->k);
     load_rows(l, in->v, in->v_token_stride, h->n, head, h->dv, h->v);
@@ -199,44 +286,54 @@ static void one_head(const struct calibration *c, struct cal_layer *layer,
     memset(h->dv_rows, 0, h->n * h->dv * sizeof(float));
     for (size_t first = 0; first < h->n; first += BLOCK)
         block_back(h, first, h->n - first < BLOCK ? h->n - first : BLOCK);
-    turn_rows(c, h->k, h->n, h->dk);
-    turn_rows(c, h->dk_rows, h->n, h->dk);
-    add_head(&layer->k[head], h->k, h->dk_rows, h->n, room);
-    add_head(&layer->v[head], h->v, h->dv_rows, h->n, room);
-}
-
-static struct cal_layer *find_layer(struct calibration *c, int layer)
-{
-    for (size_t i = 0; i < c->n_layers; i++)
-        if (c->layers[i].layer == layer)
-            return &c->layers[i];
-    return NULL;
+    add_keys(p, index, head, h, room);
+    put_samples(p, index, TKV_V, head, h->v, h->dv_rows);
+    turn_rows(p->c, h->k, h->n, h->dk);
+    turn_rows(p->c, h->dk_rows, h->n, h->dk);
+    add_head(k, h->k + p->first * h->dk, h->dk_rows + p->first * h->dk, p->n, room);
+    add_range(v, h->v + p->first * h->dv, p->n);
+    add_head(v, h->v + p->first * h->dv, h->dv_rows + p->first * h->dv, p->n, room);
+    return is_finite(k) && is_finite(v)
+               ? CLI_OK
+               : cli_fail("%s: layer %d has keys, values or queries that are not finite; this "
+                          "model cannot be calibrated",
+                          p->c->session->path, layer->layer);
 }
 
 static int on_layer(void *user, const struct capture_layer *in)
 {
-    struct calibration *c = user;
-    struct cal_layer *layer = find_layer(c, in->layer);
-    if (!layer)
+    const struct step *p = user;
+    struct calibration *c = p->c;
+    size_t i = 0;
+    while (i < c->n_layers && c->layers[i].layer != in->layer)
+        i++;
+    if (i == c->n_layers)
         return CLI_OK;
     const uint32_t most = in->k_head_dim > in->v_head_dim ? in->k_head_dim : in->v_head_dim;
     struct head_pass h = pass_new(in);
-    float *noise = cli_alloc(h.n * layer->n_embd, sizeof(float));
+    float *noise = cli_alloc(h.n * c->layers[i].n_embd, sizeof(float));
     float *room = cli_alloc((size_t)most * most, sizeof(float));
-    fill_noise(&c->rng, noise, h.n * layer->n_embd);
-    for (uint32_t head = 0; head < in->n_kv_heads; head++)
-        one_head(c, layer, in, head, &h, noise, room);
+    uint64_t rng = cal_random(c, i);
+    fill_noise(&rng, noise, h.n * c->layers[i].n_embd);
+    int rc = CLI_OK;
+    for (uint32_t head = 0; head < in->n_kv_heads && rc == CLI_OK; head++)
+        rc = one_head(p, in, i, head, &h, noise, room);
     pass_free(&h);
     free(noise);
     free(room);
-    return CLI_OK;
+    return rc;
 }
 
-int cal_moments(struct calibration *c, const struct session_tokens *window)
+int cal_moments(struct calibration *c, const struct cal_unit *unit, size_t index)
 {
     struct session whole = *c->session;
-    whole.n_ubatch = (uint32_t)window->n; /* every layer is seen once, with all its queries */
-    int rc = capture_run(&whole, window, on_layer, c);
+    struct step p = {.c = c, .unit = unit, .index = index, .n = unit->tokens.n};
+    p.n_sampled = cal_samples(c, 0, TKV_K, unit->klass).per_unit;
+    p.sampled = cli_alloc(p.n_sampled, sizeof(*p.sampled));
+    cal_sample_choose(cal_random(c, c->n_layers), p.n, p.n_sampled, p.sampled);
+    whole.n_ubatch = (uint32_t)unit->tokens.n; /* every layer is seen once, with all its queries */
+    int rc = capture_run(&whole, &unit->tokens, on_layer, &p);
     c->session->decode_seconds = whole.decode_seconds;
+    free(p.sampled);
     return rc;
 }

@@ -10,7 +10,9 @@
 #define NOISE 0.05
 
 /* Layers beyond this number are measured one in so many, and those between interpolated. */
-enum { MOST_MEASURED = 32 };
+enum {
+    MOST_MEASURED = 32
+};
 
 struct injection {
     int layer; /* -1: none */
@@ -118,7 +120,19 @@ static int measure(struct calibration *c, const struct session_tokens *window,
     return rc;
 }
 
-int cal_sizes(struct calibration *c, const struct session_tokens *window)
+/* Of so many layers one is measured. */
+static size_t step_of(const struct calibration *c)
+{
+    return (c->n_layers + MOST_MEASURED - 1) / MOST_MEASURED;
+}
+
+size_t cal_size_steps(const struct calibration *c)
+{
+    return (c->n_layers + step_of(c) - 1) / step_of(c);
+}
+
+int cal_sizes(struct calibration *c, const struct session_tokens *window, cal_done_fn done,
+              void *user)
 {
     struct metrics_reference reference;
     struct injection none = {.layer = -1};
@@ -127,9 +141,14 @@ int cal_sizes(struct calibration *c, const struct session_tokens *window)
     struct scoring s = {&reference, NULL, NULL, c->session->n_threads, CLI_OK};
     if (rc == CLI_OK)
         rc = pass(c, window, &none, &s);
-    const size_t step = (c->n_layers + MOST_MEASURED - 1) / MOST_MEASURED;
-    for (size_t i = 0; i < c->n_layers && rc == CLI_OK; i += step)
+    const size_t step = step_of(c);
+    for (size_t i = 0; i < c->n_layers && rc == CLI_OK; i += step) {
+        if (c->layers[i].size > 0)
+            continue;
         rc = measure(c, window, &reference, &c->layers[i]);
+        if (rc == CLI_OK)
+            rc = done(user);
+    }
     for (size_t i = 0; i < c->n_layers; i++)
         if (i % step)
             c->layers[i].size = c->layers[i - i % step].size;

@@ -55,9 +55,9 @@ static int make_bases(const struct calibration *c, struct cal_basis *bases)
     for (size_t i = 0, b = 0; i < c->n_layers; i++) {
         const struct cal_layer *l = &c->layers[i];
         for (uint32_t h = 0; h < l->n_kv_heads; h++) {
-            int rc = cal_basis(&l->k[h], l->size, &bases[b++]);
+            int rc = cal_basis(&l->heads[TKV_SPAN_TEXT][TKV_K][h], l->size, &bases[b++]);
             if (rc == CLI_OK)
-                rc = cal_basis(&l->v[h], l->size, &bases[b++]);
+                rc = cal_basis(&l->heads[TKV_SPAN_TEXT][TKV_V][h], l->size, &bases[b++]);
             if (rc != CLI_OK)
                 return rc;
         }

@@ -14,32 +14,57 @@
 #include "harden.h"
 #include "session.h"
 
+struct model_layers;
+
 /* Classes of tokens are kept apart: the library's tkv_span_class. */
 enum {
-    CAL_CLASSES = 2
+    CAL_CLASSES = 2,
+    CAL_QUANTILES = 7
 };
 
-/* ---- cal_moments.c: one pass over the text -------------------------------------------------- */
+/* ---- what is gathered ----------------------------------------------------------------------- */
 
-/* Of the keys or values of one head, [dim] or [dim][dim], row-major. */
+/* Of the keys or values of one head, [dim] or [dim][dim], row-major. Those that enter the moments
+ * are turned back by the angle of the middle of their page, as the cache turns them. */
 struct cal_head {
     uint32_t dim;
     double n;
     double *sum;
     double *square;   /* sum of x x' */
     double *gradient; /* sum of g g', g of unit noise in the residual stream */
+    /* Of keys as they were before RoPE, or of values. */
+    double *low, *high, *quantiles; /* [dim], [dim], [CAL_QUANTILES][dim]: by channel */
+    /* Keys only. */
+    double *plain_sum, *plain_square; /* as they were before RoPE */
+    double n_queries;
+    double *query;     /* sum of q q' over the queries that read this head, after RoPE */
+    double *query_far; /* the same with every query turned as if CAL_FAR tokens behind its key */
 };
+
+/* The constant offset of A2ATS. */
+enum {
+    CAL_FAR = 2048
+};
+
+/* The shares below the quantiles. */
+extern const double cal_shares[CAL_QUANTILES];
 
 struct cal_layer {
     int layer; /* of the model */
     uint32_t n_kv_heads, group;
-    struct cal_head *k, *v; /* [n_kv_heads] */
-    double *output_square; /* sum of squares of the attention's output, and of its values' number */
-    double n_output;
-    float *projection; /* [n_embd][n_q_heads * v_head_dim]: attn_output */
+    struct cal_head *heads[CAL_CLASSES][2]; /* [class][tkv_kind][n_kv_heads]; NULL: not read */
+    float *projection;                      /* [n_embd][n_q_heads * v_head_dim]: attn_output */
     uint32_t n_embd, n_out;
     double size; /* rms of the gradient in the residual stream: cal_sizes() */
 };
+
+/* What the model reads in one go. */
+struct cal_unit {
+    enum tkv_span_class klass;
+    struct session_tokens tokens; /* a window of a text */
+};
+
+struct cal_stats;
 
 struct calibration {
     struct session *session;
@@ -48,11 +73,44 @@ struct calibration {
     float *rope_freq; /* [n_pairs] */
     uint32_t n_pairs;
     bool rope_halves;
-    uint64_t rng;
+    uint64_t seed;
+    size_t n_done; /* steps: units read, then layers whose size was measured */
+    struct cal_stats *stats;
 };
 
-/* Runs windows of the text through the model and adds to the moments. */
-int cal_moments(struct calibration *c, const struct session_tokens *window);
+/* ---- cal_layers.c --------------------------------------------------------------------------- */
+
+/* The layers of a model that have a cache, with moments of nothing. */
+int cal_layers(struct calibration *c, const struct harden_file *f, const struct model_layers *m,
+               bool visual);
+void cal_free(struct calibration *c);
+
+/* ---- cal_random.c --------------------------------------------------------------------------- */
+
+/* Random numbers of a step of the work: the same ones whenever it is done. */
+uint64_t cal_random(const struct calibration *c, uint64_t stream);
+/* In (0, 1). */
+double cal_uniform(uint64_t *rng);
+
+/* ---- cal_units.c ---------------------------------------------------------------------------- */
+
+struct cal_input {
+    struct cal_unit *units;
+    size_t n_units;
+    size_t window; /* tokens of a text's unit */
+    uint64_t hash; /* of all that was read */
+};
+
+/* Adds windows of texts, n_tokens in all; fewer will do unless `all`. CLI_OK, or CLI_DATA after a
+ * line on stderr. */
+int cal_input_texts(struct cal_input *in, struct session *s, const struct cli_list *paths,
+                    size_t n_tokens, bool all);
+void cal_input_free(struct cal_input *in);
+
+/* ---- cal_moments.c: one pass over the text -------------------------------------------------- */
+
+/* Runs unit `index` of its class through the model and adds to the moments and samples. */
+int cal_moments(struct calibration *c, const struct cal_unit *unit, size_t index);
 
 /* ---- cal_rope.c ------------------------------------------------------------------------------ */
 
@@ -64,20 +122,50 @@ int cal_rope(struct calibration *c, const struct harden_file *f, uint32_t head_d
 /* Of the keys or the values of one layer, of tokens of one class. */
 struct cal_samples {
     size_t n_tokens; /* 0: there are none */
+    size_t per_unit; /* of them, one after the other, are from one unit */
     uint32_t n_heads, head_dim;
-    const ggml_fp16_t *rows; /* [n_tokens][n_heads][head_dim]; keys as they were before RoPE */
-    const float *weight;     /* [n_tokens][n_heads] what an error in the row costs beside others of
-                              * the layer: mean square of its gradient */
+    ggml_fp16_t *rows; /* [n_tokens][n_heads][head_dim]; keys as they were before RoPE */
+    float *weight;     /* [n_tokens][n_heads] what an error in the row costs beside others of the
+                        * layer: mean square of its gradient */
 };
 
-/* `layer` indexes c->layers; borrowed from c. */
+/* `layer` indexes c->layers; they lie in the statistics' file and are not to be changed. */
 struct cal_samples cal_samples(const struct calibration *c, size_t layer, tkv_kind kind,
                                enum tkv_span_class klass);
 
+/* Chooses k of n tokens, one out of every n/k, in rising order. */
+void cal_sample_choose(uint64_t rng, size_t n, size_t k, uint32_t *tokens);
+
+/* Fills in every head's quantiles. */
+void cal_quantiles(struct calibration *c);
+
+/* ---- cal_stats.c: the file of the statistics ------------------------------------------------- */
+
+/* What the statistics are of. */
+struct cal_plan {
+    uint64_t inputs;              /* a hash of model, texts, pictures and seed */
+    size_t n_units[CAL_CLASSES];  /* texts' windows, pictures */
+    size_t n_tokens[CAL_CLASSES]; /* of a unit, of this class */
+};
+
+/* Opens the statistics at `path`, or makes them; what they hold is in c then, c->n_done what was
+ * finished. They are refused where they are of another plan. */
+int cal_stats_open(struct calibration *c, const char *path, const struct cal_plan *plan);
+
+/* One more step is done: on disk, whatever happens next. */
+int cal_stats_commit(struct calibration *c);
+
+void cal_stats_close(struct calibration *c, bool keep);
+
 /* ---- cal_size.c: noise in, divergence out --------------------------------------------------- */
 
-/* Fills in every layer's size. */
-int cal_sizes(struct calibration *c, const struct session_tokens *window);
+/* How many layers are measured. */
+size_t cal_size_steps(const struct calibration *c);
+
+/* Fills in every layer's size, if it is not known yet; calls `done` after each that was measured. */
+typedef int (*cal_done_fn)(void *user);
+int cal_sizes(struct calibration *c, const struct session_tokens *window, cal_done_fn done,
+              void *user);
 
 /* ---- cal_basis.c: moments to bases ---------------------------------------------------------- */
 
@@ -125,7 +213,5 @@ const struct cal_trainer *cal_trainer(const char *name);
 /* ---- cal_tight.c ------------------------------------------------------------------------------ */
 
 int cal_train_tight(const struct calibration *c, struct cal_book *book);
-
-void cal_free(struct calibration *c);
 
 #endif

@@ -3,34 +3,39 @@
 #include <string.h>
 
 #include "calibrate.h"
-#include "harden.h"
+#include "journal.h"
 #include "model_layers.h"
-
-enum {
-    WINDOW = 2048
-};
 
 struct options {
     struct cli_common common;
     struct cli_list texts, trainers;
-    const char *out;
-    int64_t n_tokens;
+    const char *out, *stats;
+    int64_t n_tokens; /* 0: not given */
+    int64_t seed;
+};
+
+enum {
+    DEFAULT_TOKENS = 65536
 };
 
 static const char about[] =
-    "Runs a text through a model and writes a book: bases in which keys and values take few bits,\n"
-    "and which error costs how much. Learned codecs (tight4, tight3, tight2.5, tight2) read it.";
+    "Runs texts through a model and writes a book: bases in which keys and values take few bits,\n"
+    "and which error costs how much. Learned codecs (tight4, tight3, tight2.5, tight2) read it.\n"
+    "Cut short, the same command goes on where it was.";
 
 static int parse(struct options *o, int argc, char **argv)
 {
-    *o = (struct options){.n_tokens = 24576};
+    *o = (struct options){.seed = 1};
     const struct cli_option options[] = {
         {"text", 0, CLI_LIST, &o->texts, "FILE", "text to learn from; may be given again", 0, 0,
          false},
         {"output", 'o', CLI_TEXT, &o->out, "FILE", "the book", 0, 0, false},
-        {"tokens", 0, CLI_COUNT, &o->n_tokens, "N", "tokens to learn from (24576)", WINDOW, 1 << 24,
-         false},
+        {"tokens", 0, CLI_COUNT, &o->n_tokens, "N", "tokens to learn from (65536, or all)", 1,
+         1 << 24, false},
         {"train", 0, CLI_LIST, &o->trainers, "LIST", "what to train (tight)", 0, 0, true},
+        {"stats", 0, CLI_TEXT, &o->stats, "FILE", "keep the statistics, for other trainers", 0, 0,
+         false},
+        {"seed", 0, CLI_COUNT, &o->seed, "N", "of all random numbers (1)", 0, INT64_MAX, false},
     };
     const struct cli_syntax syntax = {"calibrate", "MODEL --text FILE -o BOOK [options]", about,
                                       options, sizeof(options) / sizeof(options[0])};
@@ -48,100 +53,81 @@ static int parse(struct options *o, int argc, char **argv)
     return first;
 }
 
-/* ---- the model ------------------------------------------------------------------------------ */
+/* ---- gathering ------------------------------------------------------------------------------ */
 
-static float *read_projection(const struct harden_file *f, uint32_t layer, uint32_t *n_embd,
-                              uint32_t *n_out)
+struct work {
+    struct calibration *c;
+    const struct cal_input *in;
+    struct cli_progress progress;
+};
+
+static int step_done(void *user)
 {
-    int64_t id = harden_file_tensor(f, layer, "attn_output.weight");
-    if (id < 0)
-        return NULL;
-    const int64_t *ne = f->api->gguf_get_tensor_ne(f->gguf, id);
-    enum ggml_type type = f->api->gguf_get_tensor_type(f->gguf, id);
-    const struct ggml_type_traits *traits = f->api->ggml_get_type_traits(type);
-    const uint8_t *data = harden_file_data(f, id);
-    size_t n = (size_t)(ne[0] * ne[1]);
-    float *out = cli_alloc(n, sizeof(*out));
-    if (type == GGML_TYPE_F32)
-        memcpy(out, data, n * sizeof(*out));
-    else
-        traits->to_float(data, out, (int64_t)n);
-    *n_out = (uint32_t)ne[0];
-    *n_embd = (uint32_t)ne[1];
-    return out;
+    struct work *w = user;
+    cli_progress_step(&w->progress, 1, NULL);
+    return cal_stats_commit(w->c);
 }
 
-static struct cal_head *new_heads(uint32_t n, uint32_t dim)
+static int read_units(struct work *w)
 {
-    struct cal_head *heads = cli_alloc(n, sizeof(*heads));
-    for (uint32_t i = 0; i < n; i++)
-        heads[i] = (struct cal_head){dim, 0, cli_alloc(dim, 8), cli_alloc((size_t)dim * dim, 8),
-                                     cli_alloc((size_t)dim * dim, 8)};
-    return heads;
-}
-
-static int describe_layers(struct calibration *c, const struct harden_file *f,
-                           const struct model_layers *m)
-{
-    c->layers = cli_alloc(m->n_layers, sizeof(*c->layers));
-    for (uint32_t i = 0; i < m->n_layers; i++) {
-        const struct model_layer *l = &m->layers[i];
-        if (l->n_kv_heads == 0 || l->kind == LAYER_MLA)
-            continue;
-        struct cal_layer *out = &c->layers[c->n_layers];
-        *out = (struct cal_layer){.layer = (int)i, .n_kv_heads = l->n_kv_heads};
-        out->projection = read_projection(f, i, &out->n_embd, &out->n_out);
-        if (!out->projection || out->n_out % (l->n_kv_heads * l->v_head_dim) != 0)
-            return cli_fail("%s: layer %u has no attn_output.weight as Llama's have it; this model "
-                            "cannot be calibrated",
-                            f->path, i);
-        out->group = out->n_out / (l->n_kv_heads * l->v_head_dim);
-        out->k = new_heads(l->n_kv_heads, l->k_head_dim);
-        out->v = new_heads(l->n_kv_heads, l->v_head_dim);
-        c->n_layers++;
+    struct calibration *c = w->c;
+    int rc = CLI_OK;
+    while (c->n_done < w->in->n_units && rc == CLI_OK) {
+        rc = cal_moments(c, &w->in->units[c->n_done], c->n_done);
+        if (rc == CLI_OK)
+            rc = step_done(w);
     }
-    return c->n_layers ? CLI_OK : cli_fail("%s: no layer has a cache to be coded", f->path);
-}
-
-void cal_free(struct calibration *c)
-{
-    for (size_t i = 0; i < c->n_layers; i++) {
-        struct cal_layer *l = &c->layers[i];
-        for (uint32_t h = 0; h < l->n_kv_heads; h++) {
-            free(l->k[h].sum), free(l->k[h].square), free(l->k[h].gradient);
-            free(l->v[h].sum), free(l->v[h].square), free(l->v[h].gradient);
-        }
-        free(l->k), free(l->v), free(l->projection);
-    }
-    free(c->layers), free(c->rope_freq);
-}
-
-/* ---- the work ------------------------------------------------------------------------------- */
-
-static int learn(struct calibration *c, const struct options *o)
-{
-    struct session_tokens text;
-    size_t n_bytes;
-    char *bytes = cli_read_text(o->texts.items[0], &n_bytes);
-    if (!bytes)
-        return CLI_DATA;
-    int rc = session_tokenize(c->session, bytes, n_bytes, true, &text);
-    free(bytes);
-    if (rc != CLI_OK)
-        return rc;
-    size_t n_windows = text.n / WINDOW, wanted = (size_t)o->n_tokens / WINDOW;
-    n_windows = n_windows < wanted ? n_windows : wanted;
-    if (n_windows == 0)
-        rc = cli_fail("%s: %zu tokens; at least %d are needed", o->texts.items[0], text.n, WINDOW);
-    for (size_t i = 0; i < n_windows && rc == CLI_OK; i++) {
-        cli_say(o->common.level, CLI_NORMAL, "window %zu of %zu", i + 1, n_windows);
-        rc = cal_moments(c, &(struct session_tokens){text.ids + i * WINDOW, WINDOW});
-    }
-    if (rc == CLI_OK)
-        rc = cal_sizes(c, &(struct session_tokens){text.ids, WINDOW / 2});
-    free(text.ids);
     return rc;
 }
+
+/* Steps: the units, the layers' sizes, and what follows from all. */
+static int gather(struct work *w, cli_level level)
+{
+    struct calibration *c = w->c;
+    const size_t n_steps = w->in->n_units + cal_size_steps(c) + 1;
+    if (c->n_done == n_steps)
+        return CLI_OK;
+    cli_progress_begin(&w->progress, level, (double)n_steps);
+    cli_progress_step(&w->progress, (double)c->n_done, "reading");
+    int rc = read_units(w);
+    cli_progress_step(&w->progress, 0, "measuring layers");
+    if (rc == CLI_OK)
+        rc = cal_sizes(c, &(struct session_tokens){w->in->units[0].tokens.ids, w->in->window / 2},
+                       step_done, w);
+    if (rc == CLI_OK) {
+        cal_quantiles(c);
+        rc = step_done(w);
+    }
+    cli_progress_end(&w->progress);
+    return rc;
+}
+
+static int read_inputs(struct calibration *c, const struct options *o, const struct harden_file *f,
+                       struct cal_input *in)
+{
+    in->hash = journal_hash(JOURNAL_HASH, f->map, f->data_at);
+    in->hash = journal_hash(in->hash, &f->n_bytes, sizeof(f->n_bytes));
+    in->hash = journal_hash(in->hash, &c->seed, sizeof(c->seed));
+    return cal_input_texts(in, c->session, &o->texts,
+                           (size_t)(o->n_tokens ? o->n_tokens : DEFAULT_TOKENS), o->n_tokens != 0);
+}
+
+static int learn(struct calibration *c, const struct options *o, const struct harden_file *f)
+{
+    struct cal_input in = {0};
+    char *path = o->stats ? cli_format("%s", o->stats) : cli_format("%s.stats", o->out);
+    int rc = read_inputs(c, o, f, &in);
+    const struct cal_plan plan = {in.hash, {in.n_units}, {in.window}};
+    if (rc == CLI_OK)
+        rc = cal_stats_open(c, path, &plan);
+    if (rc == CLI_OK)
+        rc = gather(&(struct work){.c = c, .in = &in}, o->common.level);
+    cal_input_free(&in);
+    free(path);
+    return rc;
+}
+
+/* ---- training ------------------------------------------------------------------------------- */
 
 static int train(const struct calibration *c, const struct options *o)
 {
@@ -160,12 +146,15 @@ static int train(const struct calibration *c, const struct options *o)
 static int calibrate(struct calibration *c, const struct options *o, const struct harden_file *f,
                      const struct model_layers *layers)
 {
-    int rc = describe_layers(c, f, layers);
+    int rc = cal_layers(c, f, layers, false);
     if (rc == CLI_OK)
-        rc = cal_rope(c, f, c->layers[0].k[0].dim);
+        rc = cal_rope(c, f, c->layers[0].heads[TKV_SPAN_TEXT][TKV_K]->dim);
     if (rc == CLI_OK)
-        rc = learn(c, o);
-    return rc == CLI_OK ? train(c, o) : rc;
+        rc = learn(c, o, f);
+    if (rc == CLI_OK)
+        rc = train(c, o);
+    cal_stats_close(c, rc != CLI_OK || o->stats);
+    return rc;
 }
 
 int cmd_calibrate(int argc, char **argv)
@@ -176,7 +165,7 @@ int cmd_calibrate(int argc, char **argv)
         return -1 - first;
     struct cli_llama llama;
     struct session session = {0};
-    struct calibration c = {.session = &session, .rng = 1};
+    struct calibration c = {.session = &session, .seed = (uint64_t)o.seed};
     struct model_layers layers = {0};
     struct harden_file file = {0};
     tkv_error err;

@@ -1,0 +1,92 @@
+/* What the model reads: windows of texts. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "calibrate.h"
+#include "journal.h"
+
+enum {
+    WINDOW = 2048
+};
+
+struct text {
+    const char *path;
+    struct session_tokens tokens;
+    size_t n_windows, n_taken;
+};
+
+static int read_text(struct session *s, struct cal_input *in, struct text *out)
+{
+    size_t n_bytes;
+    char *bytes = cli_read_text(out->path, &n_bytes);
+    if (!bytes)
+        return CLI_DATA;
+    in->hash = journal_hash(in->hash, bytes, n_bytes);
+    int rc = session_tokenize(s, bytes, n_bytes, true, &out->tokens);
+    free(bytes);
+    out->n_windows = out->tokens.n / in->window;
+    if (rc == CLI_OK && out->n_windows == 0)
+        rc = cli_fail("%s: %zu tokens; a text to learn from needs %zu or more", out->path,
+                      out->tokens.n, in->window);
+    return rc;
+}
+
+/* Every text in turn gives its next window, until there are enough. */
+static size_t share_out(struct text *texts, size_t n, size_t n_wanted)
+{
+    size_t n_taken = 0;
+    for (bool more = true; more;) {
+        more = false;
+        for (size_t i = 0; i < n && n_taken < n_wanted; i++)
+            if (texts[i].n_taken < texts[i].n_windows) {
+                texts[i].n_taken++;
+                n_taken++;
+                more = true;
+            }
+    }
+    return n_taken;
+}
+
+/* Begins as texts do that are read from their beginning. */
+static void add_window(const struct session *s, struct cal_input *in, const llama_token *ids)
+{
+    const struct llama_api *api = &s->llama->api;
+    struct cal_unit unit = {TKV_SPAN_TEXT, {cli_alloc(in->window, sizeof(*ids)), in->window}};
+    memcpy(unit.tokens.ids, ids, in->window * sizeof(*ids));
+    if (api->llama_vocab_get_add_bos(s->vocab))
+        unit.tokens.ids[0] = api->llama_vocab_bos(s->vocab);
+    in->units = cli_grow(in->units, in->n_units + 1, sizeof(*in->units));
+    in->units[in->n_units++] = unit;
+}
+
+int cal_input_texts(struct cal_input *in, struct session *s, const struct cli_list *paths,
+                    size_t n_tokens, bool all)
+{
+    struct text *texts = cli_alloc(paths->n, sizeof(*texts));
+    int rc = CLI_OK;
+    in->window = s->n_ctx_train && s->n_ctx_train < WINDOW ? s->n_ctx_train : WINDOW;
+    for (size_t i = 0; i < paths->n && rc == CLI_OK; i++) {
+        texts[i].path = paths->items[i];
+        rc = read_text(s, in, &texts[i]);
+    }
+    const size_t n_wanted = (n_tokens + in->window - 1) / in->window;
+    const size_t n = rc == CLI_OK ? share_out(texts, paths->n, n_wanted) : 0;
+    if (rc == CLI_OK && n < n_wanted && all)
+        rc = cli_fail("the texts hold %zu windows of %zu tokens; --tokens asks for %zu: give more "
+                      "text, or ask for fewer",
+                      n, in->window, n_tokens);
+    for (size_t i = 0; i < paths->n; i++) {
+        for (size_t w = 0; w < texts[i].n_taken && rc == CLI_OK; w++)
+            add_window(s, in, texts[i].tokens.ids + w * in->window);
+        free(texts[i].tokens.ids);
+    }
+    free(texts);
+    return rc;
+}
+
+void cal_input_free(struct cal_input *in)
+{
+    for (size_t i = 0; i < in->n_units; i++)
+        free(in->units[i].tokens.ids);
+    free(in->units);
+}
