@@ -20,12 +20,39 @@ struct cal_book {
     size_t n;
 };
 
+static bool has_axes(const struct graph_rope *r)
+{
+    for (uint32_t i = 0; i < r->n_pairs; i++)
+        if (r->axis[i])
+            return true;
+    return false;
+}
+
+/* One pairing serves all layers: no model mixes them. */
+static bool pairs_halves(const struct calibration *c)
+{
+    for (size_t i = 0; i < c->n_layers; i++)
+        if (c->layers[i].rope.n_pairs)
+            return c->layers[i].rope.halves;
+    return false;
+}
+
+static void add_rope(struct cal_book *b, const struct cal_layer *layer)
+{
+    const struct graph_rope *r = &layer->rope;
+    const int64_t ne[3] = {r->n_pairs, 1, 1};
+    if (r->n_pairs)
+        cal_book_add(b, GGML_TYPE_F32, ne, r->freq, "blk.%d.rope_freq", layer->layer);
+    if (has_axes(r))
+        cal_book_add(b, GGML_TYPE_I8, ne, r->axis, "blk.%d.rope_axis", layer->layer);
+}
+
 struct cal_book *cal_book_new(const struct calibration *c)
 {
     struct cal_book *b = cli_alloc(1, sizeof(*b));
     b->calibration = c;
-    if (c->n_pairs)
-        cal_book_add(b, GGML_TYPE_F32, (int64_t[]){c->n_pairs, 1, 1}, c->rope_freq, "rope_freq");
+    for (size_t i = 0; i < c->n_layers; i++)
+        add_rope(b, &c->layers[i]);
     return b;
 }
 
@@ -59,7 +86,7 @@ static void fill(const struct cal_book *b, struct gguf_context *gguf, struct ggm
     const struct llama_api *api = &c->session->llama->api;
     api->gguf_set_val_str(gguf, "general.architecture", "tightkv-book");
     api->gguf_set_val_u32(gguf, "book.version", 1);
-    api->gguf_set_val_u32(gguf, "book.rope_halves", c->rope_halves);
+    api->gguf_set_val_u32(gguf, "book.rope_halves", pairs_halves(c));
     for (size_t i = 0; i < b->n; i++) {
         const struct entry *e = &b->entries[i];
         struct ggml_tensor *t = api->ggml_new_tensor_3d(ctx, e->type, e->ne[0], e->ne[1], e->ne[2]);

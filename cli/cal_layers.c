@@ -110,5 +110,4 @@ void cal_free(struct calibration *c)
         free(c->layers[i].projection);
     }
     free(c->layers);
-    free(c->rope_freq);
 }

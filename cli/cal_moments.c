@@ -86,11 +86,11 @@ enum {
     PAGE = TKV_PAGE_TOKENS
 };
 
-static void turn_row(const struct calibration *c, float *x, double by)
+static void turn_row(const struct graph_rope *rope, float *x, double by)
 {
-    const size_t step = c->rope_halves ? 1 : 2, apart = c->rope_halves ? c->n_pairs : 1;
-    for (size_t i = 0; i < c->n_pairs; i++) {
-        const double angle = by * (double)c->rope_freq[i];
+    const size_t step = rope->halves ? 1 : 2, apart = rope->halves ? rope->n_pairs : 1;
+    for (size_t i = 0; i < rope->n_pairs; i++) {
+        const double angle = by * (double)rope->freq[i];
         const float co = (float)cos(angle), si = (float)sin(angle);
         float *a = x + i * step, *b = a + apart;
         const float a0 = *a, b0 = *b;
@@ -100,19 +100,19 @@ static void turn_row(const struct calibration *c, float *x, double by)
 }
 
 /* By the angle of the middle of their page. */
-static void turn_rows(const struct calibration *c, float *x, size_t n, uint32_t dim)
+static void turn_rows(const struct graph_rope *rope, float *x, size_t n, uint32_t dim)
 {
     for (size_t t = 0; t < n; t++)
-        turn_row(c, x + t * dim, -(double)(t / PAGE * PAGE + PAGE / 2));
+        turn_row(rope, x + t * dim, -(double)(t / PAGE * PAGE + PAGE / 2));
 }
 
 /* By the angle of their own position, as if they stood at `at`. */
-static void turn_rows_to(const struct calibration *c, float *x, size_t n, size_t per_token,
+static void turn_rows_to(const struct graph_rope *rope, float *x, size_t n, size_t per_token,
                          uint32_t dim, double at)
 {
     for (size_t t = 0; t < n; t++)
         for (size_t i = 0; i < per_token; i++)
-            turn_row(c, x + (t * per_token + i) * dim, at - (double)t);
+            turn_row(rope, x + (t * per_token + i) * dim, at - (double)t);
 }
 
 /* ---- adding up ------------------------------------------------------------------------------ */
@@ -257,7 +257,7 @@ static void add_keys(const struct step *p, size_t layer, uint32_t head, const st
     struct cal_head *to = &p->c->layers[layer].heads[p->unit->klass][TKV_K][head];
     float *plain = cli_alloc(h->n * h->dk, sizeof(float));
     memcpy(plain, h->k, h->n * h->dk * sizeof(float));
-    turn_rows_to(p->c, plain, h->n, 1, h->dk, 0);
+    turn_rows_to(&p->c->layers[layer].rope, plain, h->n, 1, h->dk, 0);
     put_samples(p, layer, TKV_K, head, plain, h->dk_rows);
     add_range(to, plain + p->first * h->dk, p->n);
     add_sum(to->plain_sum, plain + p->first * h->dk, p->n, h->dk);
@@ -266,7 +266,7 @@ static void add_keys(const struct step *p, size_t layer, uint32_t head, const st
     const size_t n_queries = (h->n - p->first) * h->group;
     float *queries = h->q + p->first * h->group * h->dk;
     add_square(to->query, queries, n_queries, h->dk, room);
-    turn_rows_to(p->c, h->q, h->n, h->group, h->dk, CAL_FAR);
+    turn_rows_to(&p->c->layers[layer].rope, h->q, h->n, h->group, h->dk, CAL_FAR);
     add_square(to->query_far, queries, n_queries, h->dk, room);
     to->n_queries += (double)n_queries;
 }
@@ -288,8 +288,8 @@ static int one_head(const struct step *p, const struct capture_layer *in, size_t
         block_back(h, first, h->n - first < BLOCK ? h->n - first : BLOCK);
     add_keys(p, index, head, h, room);
     put_samples(p, index, TKV_V, head, h->v, h->dv_rows);
-    turn_rows(p->c, h->k, h->n, h->dk);
-    turn_rows(p->c, h->dk_rows, h->n, h->dk);
+    turn_rows(&layer->rope, h->k, h->n, h->dk);
+    turn_rows(&layer->rope, h->dk_rows, h->n, h->dk);
     add_head(k, h->k + p->first * h->dk, h->dk_rows + p->first * h->dk, p->n, room);
     add_range(v, h->v + p->first * h->dv, p->n);
     add_head(v, h->v + p->first * h->dv, h->dv_rows + p->first * h->dv, p->n, room);

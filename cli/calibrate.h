@@ -11,6 +11,7 @@
 #define TKV_CLI_CALIBRATE_H
 
 #include "cli.h"
+#include "graph_rope.h"
 #include "harden.h"
 #include "session.h"
 
@@ -55,7 +56,8 @@ struct cal_layer {
     struct cal_head *heads[CAL_CLASSES][2]; /* [class][tkv_kind][n_kv_heads]; NULL: not read */
     float *projection;                      /* [n_embd][n_q_heads * v_head_dim]: attn_output */
     uint32_t n_embd, n_out;
-    double size; /* rms of the gradient in the residual stream: cal_sizes() */
+    double size;            /* rms of the gradient in the residual stream: cal_sizes() */
+    struct graph_rope rope; /* how its keys are turned */
 };
 
 /* What the model reads in one go. */
@@ -70,9 +72,6 @@ struct calibration {
     struct session *session;
     struct cal_layer *layers;
     size_t n_layers;
-    float *rope_freq; /* [n_pairs] */
-    uint32_t n_pairs;
-    bool rope_halves;
     uint64_t seed;
     size_t n_done; /* steps: units read, then layers whose size was measured */
     struct cal_stats *stats;
@@ -114,8 +113,8 @@ int cal_moments(struct calibration *c, const struct cal_unit *unit, size_t index
 
 /* ---- cal_rope.c ------------------------------------------------------------------------------ */
 
-/* How the model turns its keys: fills in rope_freq, n_pairs and rope_halves. */
-int cal_rope(struct calibration *c, const struct harden_file *f, uint32_t head_dim);
+/* How the model turns its keys: fills in every layer's rope. */
+int cal_rope(struct calibration *c);
 
 /* ---- cal_samples.c: rows of keys and values, spread over all that was read ------------------- */
 

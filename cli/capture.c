@@ -15,8 +15,7 @@ struct capture {
     int rc;
 };
 
-/* The layer whose cache a tensor is a view of, as in "cache_k_l7"; -1 when it is none. */
-static int cache_layer(const struct ggml_tensor *t)
+int capture_cache_layer(const struct ggml_tensor *t)
 {
     const char *name = t->view_src ? t->view_src->name : "";
     const char *number = strstr(name, "_l");
@@ -35,11 +34,11 @@ static bool node_fits(const struct capture *c, const struct ggml_tensor *node)
 {
     const struct ggml_tensor *q = node->src[0], *k = node->src[1], *v = node->src[2];
     const struct ggml_tensor *mask = node->src[3];
-    return cache_layer(k) >= 0 && cache_layer(v) >= 0 && v->view_src != k->view_src &&
-           q->type == GGML_TYPE_F32 && rows_fit(k) && rows_fit(v) && k->ne[1] == v->ne[1] &&
-           k->ne[2] == v->ne[2] && q->ne[2] % k->ne[2] == 0 && (size_t)q->ne[1] == c->n_q &&
-           (size_t)k->ne[1] >= c->first + c->n_q && mask && mask->type == GGML_TYPE_F16 &&
-           mask->ne[2] == 1 && mask->ne[3] == 1;
+    return capture_cache_layer(k) >= 0 && capture_cache_layer(v) >= 0 &&
+           v->view_src != k->view_src && q->type == GGML_TYPE_F32 && rows_fit(k) && rows_fit(v) &&
+           k->ne[1] == v->ne[1] && k->ne[2] == v->ne[2] && q->ne[2] % k->ne[2] == 0 &&
+           (size_t)q->ne[1] == c->n_q && (size_t)k->ne[1] >= c->first + c->n_q && mask &&
+           mask->type == GGML_TYPE_F16 && mask->ne[2] == 1 && mask->ne[3] == 1;
 }
 
 static struct capture_layer describe(const struct capture *c, const struct ggml_tensor *node)
@@ -49,7 +48,7 @@ static struct capture_layer describe(const struct capture *c, const struct ggml_
     float params[3];
     memcpy(params, node->op_params, sizeof(params));
     return (struct capture_layer){
-        .layer = cache_layer(k),
+        .layer = capture_cache_layer(k),
         .n_q_heads = (uint32_t)q->ne[2],
         .n_kv_heads = (uint32_t)k->ne[2],
         .k_head_dim = (uint32_t)k->ne[0],

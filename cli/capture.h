@@ -30,6 +30,10 @@ struct capture_layer {
     float scale, softcap, max_bias; /* as of ggml_flash_attn_ext(); 0: none */
 };
 
+struct ggml_tensor;
+/* The layer whose cache a tensor is a view of, as in "cache_k_l7"; -1 when it is none. */
+int capture_cache_layer(const struct ggml_tensor *t);
+
 /* CLI_OK, or another exit code after a line on stderr: no more calls follow then. */
 typedef int (*capture_fn)(void *user, const struct capture_layer *layer);
 

@@ -148,7 +148,7 @@ static int calibrate(struct calibration *c, const struct options *o, const struc
 {
     int rc = cal_layers(c, f, layers, false);
     if (rc == CLI_OK)
-        rc = cal_rope(c, f, c->layers[0].heads[TKV_SPAN_TEXT][TKV_K]->dim);
+        rc = cal_rope(c);
     if (rc == CLI_OK)
         rc = learn(c, o, f);
     if (rc == CLI_OK)
