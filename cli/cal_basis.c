@@ -14,6 +14,14 @@
 static const double left_over[] = {1, .288, .0777, .0200, .0054, .00185, .00078, .00035};
 enum { MOST_BITS = 7 };
 
+/* A page of a head begins at a multiple of 64 bytes: 8 bits of 64 tokens. */
+enum { UNIT = 8 };
+
+/* What a cache holds beside codes: a row's gain, and of a context of 2048 tokens at least the page
+ * tables, in bits a value. */
+enum { GAIN_BITS = 8 };
+#define TABLE_BITS .012
+
 static void covariance(const struct cal_head *h, double *out)
 {
     for (uint32_t i = 0; i < h->dim; i++)
@@ -104,39 +112,58 @@ void cal_basis_free(struct cal_basis *b)
     *b = (struct cal_basis){0};
 }
 
-/* What bit number b + 1 takes away. What is shrunk is shrunk for every token, and does not average
- * out: so the square counts too. */
-static double gain(int b)
+/* ---- bits ----------------------------------------------------------------------------------- */
+
+/* What bit number b + 1 of a coefficient takes away. What is shrunk is shrunk for every token, and
+ * does not average out: so the square counts too. */
+static double gain(const struct cal_basis *b, uint32_t j)
 {
-    double e = left_over[b], f = left_over[b + 1];
-    return e + e * e - f - f * f;
+    if (b->bits[j] == MOST_BITS)
+        return 0;
+    double e = left_over[b->bits[j]], f = left_over[b->bits[j] + 1];
+    return (double)b->weight[j] * (e + e * e - f - f * f);
 }
 
-/* Bits are given where they take away most, down to a threshold that is found by bisection. */
-static double share_out(struct cal_basis *bases, size_t n, double threshold)
+/* Gives a head's coefficients UNIT bits where they take away most; returns how much. */
+static double give_unit(struct cal_basis *b)
 {
-    double bits = 0, values = 0;
-    for (size_t i = 0; i < n; i++)
-        for (uint32_t j = 0; j < bases[i].dim; j++) {
-            int b = 0;
-            while (b < MOST_BITS && (double)bases[i].weight[j] * gain(b) > threshold)
-                b++;
-            bases[i].bits[j] = (int8_t)b;
-            bits += b;
-            values++;
-        }
-    return bits / values;
-}
-
-void cal_allocate(struct cal_basis *bases, size_t n, double mean_bits)
-{
-    double low = -80, high = 40;
-    for (int i = 0; i < 60; i++) {
-        double middle = (low + high) / 2;
-        if (share_out(bases, n, exp2(middle)) > mean_bits)
-            low = middle;
-        else
-            high = middle;
+    double all = 0;
+    for (int i = 0; i < UNIT; i++) {
+        uint32_t best = 0;
+        for (uint32_t j = 1; j < b->dim; j++)
+            if (gain(b, j) > gain(b, best))
+                best = j;
+        all += gain(b, best);
+        if (b->bits[best] < MOST_BITS)
+            b->bits[best]++;
     }
-    share_out(bases, n, exp2(high));
+    return all;
+}
+
+static double unit_gain(const struct cal_basis *b)
+{
+    int8_t bits[TKV_MAX_HEAD_DIM];
+    struct cal_basis trial = *b;
+    trial.bits = memcpy(bits, b->bits, b->dim);
+    return give_unit(&trial);
+}
+
+void cal_allocate(struct cal_basis *bases, size_t n, double total_bits)
+{
+    double *gains = cli_alloc(n, sizeof(*gains)), left = 0;
+    for (size_t i = 0; i < n; i++) {
+        left += bases[i].dim * (total_bits - TABLE_BITS) - GAIN_BITS;
+        memset(bases[i].bits, 0, bases[i].dim);
+        gains[i] = unit_gain(&bases[i]);
+    }
+    for (; left >= UNIT; left -= UNIT) {
+        size_t best = 0;
+        for (size_t i = 1; i < n; i++)
+            best = gains[i] > gains[best] ? i : best;
+        if (!(gains[best] > 0))
+            break;
+        give_unit(&bases[best]);
+        gains[best] = unit_gain(&bases[best]);
+    }
+    free(gains);
 }

@@ -7,11 +7,12 @@
 
 struct rate {
     const char *codec;
-    double bits;
+    double bits; /* a value, all in all */
 };
 
 static const struct rate rates[] = {
-    {"tight4", 4}, {"tight3", 3.1875}, {"tight2.5", 2.5}, {"tight2", 2.1875}};
+    {"tight4", 4.25}, {"tight3", 3.25}, {"tight2.5", 2.6},
+    {"tight2", 2.25}, {"tight1", 1.25}, {"tight0.7", .75}};
 
 /* The heads of a layer side by side; bases of heads are a pair of K and V apart. */
 static void add_field(struct cal_book *book, const struct cal_layer *layer,

@@ -180,8 +180,9 @@ struct cal_basis {
 int cal_basis(const struct cal_head *head, double size, struct cal_basis *out);
 void cal_basis_free(struct cal_basis *b);
 
-/* Gives every coefficient of all bases its bits, `mean_bits` a value on average. */
-void cal_allocate(struct cal_basis *bases, size_t n, double mean_bits);
+/* Gives every coefficient of all bases its bits, so that caches of 2048 tokens and more take at most
+ * `total_bits` a value in all. */
+void cal_allocate(struct cal_basis *bases, size_t n, double total_bits);
 
 /* ---- cal_book.c: the file ------------------------------------------------------------------- */
 

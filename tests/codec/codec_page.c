@@ -6,6 +6,7 @@
 
 #include "base/half.h"
 #include "cpu/features.h"
+#include "support/made_book.h"
 
 #define N_GUARD 64
 
@@ -113,6 +114,23 @@ void test_rows(float *x, uint32_t D, int rows, uint64_t seed)
     }
 }
 
+/* Models of the codecs that have theirs from a book: Gaussian rows count as of unit variance. */
+static void bind(struct test_page *p, uint32_t D)
+{
+    size_t n_bytes, code_bytes;
+    struct tkv_gguf file;
+    const struct tkv_place place = {.n_heads = 1};
+    struct made_book *book = made_book_new();
+    made_book_tight(book, 0, 1, D, 1.0f);
+    const uint8_t *bytes = made_book_bytes(book, &n_bytes);
+    assert_int_equal(tkv_gguf_open(bytes, n_bytes, &file, NULL), TKV_OK);
+    p->env.model = p->model = aligned_alloc(64, (p->ops->model_bytes(D) + 63) / 64 * 64);
+    assert_int_equal(p->ops->bind(&p->env, &file, &place, p->model, NULL), TKV_OK);
+    p->bytes = p->ops->bound_bytes(&p->env, &code_bytes);
+    assert_in_range(code_bytes, 1, p->bytes);
+    made_book_free(book);
+}
+
 void test_page_init(struct test_page *p, const struct tkv_codec_ops *ops,
                     const struct tkv_kernels *kernels, uint32_t D, tkv_kind kind)
 {
@@ -120,6 +138,8 @@ void test_page_init(struct test_page *p, const struct tkv_codec_ops *ops,
     struct random r = {.state = 7};
     *p = (struct test_page){.ops = ops, .env = {kernels, D, kind, NULL}, .n = n};
     p->bytes = ops->page_bytes(D, kind);
+    if (ops->caps & TKV_CAP_BOOK)
+        bind(p, D);
     p->page = aligned_alloc(64, (p->bytes + N_GUARD + 63) / 64 * 64);
     p->x = aligned_alloc(64, n * sizeof(float));
     p->y = aligned_alloc(64, n * sizeof(float));
@@ -140,7 +160,7 @@ void test_page_init(struct test_page *p, const struct tkv_codec_ops *ops,
 void test_page_free(struct test_page *p)
 {
     free(p->page), free(p->x), free(p->y), free(p->tile), free(p->sign), free(p->scratch);
-    free(p->buf.codes), free(p->buf.scale), free(p->buf.mean);
+    free(p->buf.codes), free(p->buf.scale), free(p->buf.mean), free(p->model);
 }
 
 void test_encode(struct test_page *p, const float *x, uint64_t valid)
@@ -163,16 +183,33 @@ static void round_to_f16(float *x, size_t n)
         x[i] = tkv_half_to_f32(tkv_f32_to_half(x[i]));
 }
 
+/* p->x times a matrix of the learned basis. */
+static void multiply(struct test_page *p, const float *matrix)
+{
+    memcpy(p->tile, p->x, p->n * sizeof *p->x);
+    p->env.kernels->basis(p->tile, TOKENS, p->env.head_dim, matrix, p->x);
+}
+
 void test_to_basis(struct test_page *p)
 {
+    struct tkv_basis basis;
     round_to_f16(p->x, p->n);
+    if (p->ops->basis) {
+        p->ops->basis(&p->env, &basis);
+        multiply(p, basis.to);
+    }
     if (p->ops->caps & TKV_CAP_ROTATES)
         p->env.kernels->rotate(p->x, TOKENS, p->env.head_dim, p->sign);
 }
 
 void test_save_and_restore(struct test_page *p)
 {
+    struct tkv_basis basis;
     memcpy(p->x, p->y, p->n * sizeof *p->x);
+    if (p->ops->basis) {
+        p->ops->basis(&p->env, &basis);
+        multiply(p, basis.back);
+    }
     if (p->ops->caps & TKV_CAP_ROTATES)
         p->env.kernels->unrotate(p->x, TOKENS, p->env.head_dim, p->sign);
     test_to_basis(p);

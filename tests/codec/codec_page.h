@@ -56,6 +56,7 @@ struct test_page {
     struct tkv_tile_buf buf;
     struct tkv_ahead ahead;
     float *sign;
+    void *model; /* of a made-up book, where the codec needs one */
 };
 
 void test_page_init(struct test_page *p, const struct tkv_codec_ops *ops,
@@ -67,7 +68,7 @@ void test_page_free(struct test_page *p);
 void test_encode(struct test_page *p, const float *x, uint64_t valid);
 /* Decodes into p->y. */
 void test_decode(struct test_page *p);
-/* p->x as an engine gives it: f16 rows, rotated where the codec wants that. */
+/* p->x as an engine gives it: f16 rows, rotated or in a learned basis where the codec wants that. */
 void test_to_basis(struct test_page *p);
 /* The other way: p->y as the f16 rows that an engine would save, and those again in p->x's basis. */
 void test_save_and_restore(struct test_page *p);

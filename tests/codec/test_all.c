@@ -1,4 +1,4 @@
-/* What every registered codec promises that needs no book, whatever it is. */
+/* What every registered codec promises, whatever it is. */
 #include "codec_page.h"
 
 #include <math.h>
@@ -8,8 +8,7 @@
 
 #define FOR_EACH_CODEC(ops)                                                                        \
     for (uint32_t i_codec = 0; i_codec < tkv_codec_registry_count(); i_codec++)                    \
-        for (const struct tkv_codec_ops *ops = tkv_codec_by_index(i_codec);                        \
-             ops && !(ops->caps & TKV_CAP_BOOK); ops = NULL)
+        for (const struct tkv_codec_ops *ops = tkv_codec_by_index(i_codec); ops; ops = NULL)
 
 /* Whether a codec codes this kind at all. */
 static bool codes(const struct tkv_codec_ops *ops, int kind)
@@ -17,6 +16,13 @@ static bool codes(const struct tkv_codec_ops *ops, int kind)
     assert_true(ops->supports(128, TKV_K));
     assert_int_equal(ops->supports(128, TKV_V), !(ops->caps & TKV_CAP_KEYS_ONLY));
     return ops->supports(128, (tkv_kind)kind);
+}
+
+/* Codecs that learn are slow in plain C, and come as families that differ in a rate alone: each takes
+ * every sixth case. */
+static bool skips(const struct tkv_codec_ops *ops, size_t i)
+{
+    return ops->basis && (i + ops->id) % 6 != 0;
 }
 
 static void best_kernels(struct tkv_kernels *k)
@@ -41,7 +47,8 @@ static void registry(void **state)
                 assert_true(ops->supports(test_dims[i], (tkv_kind)kind));
                 const size_t bytes = ops->page_bytes(test_dims[i], (tkv_kind)kind);
                 assert_in_range(bytes, 1, 2 * TOKENS * test_dims[i]);
-                assert_in_range(TOKENS * test_dims[i] * ops->code_bits / 128, 1, bytes);
+                if (!ops->bound_bytes)
+                    assert_in_range(TOKENS * test_dims[i] * ops->code_bits / 128, 1, bytes);
             }
         assert_false(ops->supports(0, TKV_K));
         assert_false(ops->supports(TKV_MAX_HEAD_DIM + 16, TKV_K));
@@ -68,6 +75,8 @@ static void same_on_every_level(void **state)
         for (int rows = 0; rows < ROWS_COUNT; rows++) {
             const tkv_kind kind = ((size_t)rows + i) % 2 && codes(ops, TKV_V) ? TKV_V : TKV_K;
             struct test_page ref, now;
+            if (skips(ops, i + (size_t)rows))
+                continue;
             test_page_init(&ref, ops, &levels[0].kernels, test_dims[i], kind);
             test_rows(ref.x, test_dims[i], rows, i);
             test_to_basis(&ref);
@@ -168,7 +177,7 @@ static void absent_tokens(void **state)
             fail_at(&p, "best", ROWS_OFFSET, "worse when some tokens are absent");
         test_encode(&p, memset(p.x, 0, p.n * sizeof(float)), 0); /* none at all */
         test_decode(&p);
-        for (size_t j = 0; j < p.n; j++)
+        for (size_t j = 0; j < p.n && !ops->basis; j++) /* a basis has a mean */
             assert_true(p.y[j] == 0.0f);
         test_page_free(&p);
     }
@@ -239,7 +248,8 @@ static void idempotent_codecs_do_not_drift(void **state)
     free(before);
 }
 
-/* The others: ten cycles cost at most a twentieth of the error of the first. */
+/* The others: ten cycles cost at most a twentieth of the error of the first. Codecs with a book of
+ * Gaussian rows see no other ones. */
 static void other_codecs_hardly_drift(void **state)
 {
     static const int kinds_of_rows[] = {ROWS_GAUSSIAN, ROWS_HEAVY, ROWS_OUTLIER, ROWS_OFFSET};
@@ -248,7 +258,7 @@ static void other_codecs_hardly_drift(void **state)
     best_kernels(&kernels);
     float *first = malloc(TOKENS * 128 * sizeof(float));
     FOR_EACH_CODEC(ops)
-    for (int run = 0; !(ops->caps & TKV_CAP_IDEMPOTENT) && run < 8; run++) {
+    for (int run = 0; !(ops->caps & TKV_CAP_IDEMPOTENT) && run < (ops->basis ? 2 : 8); run++) {
         double once = 0, often = 0;
         if (!codes(ops, run % 2))
             continue;

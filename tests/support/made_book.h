@@ -1,0 +1,27 @@
+/* Books made up for tests: GGUF files in memory, with what learned codecs read. */
+#ifndef MADE_BOOK_H
+#define MADE_BOOK_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "format/gguf.h"
+
+struct made_book;
+
+struct made_book *made_book_new(void);
+void made_book_free(struct made_book *b);
+
+/* dims: the contiguous one first, as GGUF has them; copies the data. */
+void made_book_add(struct made_book *b, enum tkv_gguf_type type, const uint64_t dims[3],
+                   const void *data, const char *name);
+
+/* The file so far; valid until the next call with this book. */
+const uint8_t *made_book_bytes(struct made_book *b, size_t *n_bytes);
+
+/* What the tight codecs read of a layer: for K and V bases of D made-up directions for each head,
+ * means, falling weights, and bits from 7 down; a coefficient of `rms` counts as of unit variance.
+ * The matrices are in f16: small files. */
+void made_book_tight(struct made_book *b, uint32_t layer, uint32_t n_heads, uint32_t D, float rms);
+
+#endif
