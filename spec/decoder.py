@@ -2,7 +2,8 @@
 """Decodes pages of every codec: slow, in numpy, from spec/FORMAT.md alone.
 
     decoder.py CODEC K|V HEAD_DIM PAGE > rows.f32     rows [64][head_dim], little-endian f32
-    decoder.py --basis CODEC K|V HEAD_DIM PAGE        the same, before the rotation is undone
+    decoder.py --basis CODEC K|V HEAD_DIM PAGE        the same, before the rotation or the basis is undone
+    decoder.py --book BOOK LAYER HEAD [--basis] ...   codecs that have their models from a book need it
     decoder.py --check DIR                            checks the golden pages under DIR
 
 Nothing here shares code with the library; where both agree, the format is what FORMAT.md says.
@@ -257,6 +258,92 @@ def decode_qjl(page, kind, D):
     return levels.astype(f32) * (halves(page.take(128)) * f32(1 / 64))[:, None]
 
 
+# --- books: what learned codecs know of a model -----------------------------------------------
+
+GGUF_SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
+GGUF_TENSORS = {0: "<f4", 1: "<f2", 24: "i1", 25: "<i2", 26: "<i4"}
+
+
+class Book:
+    """The tensors of a GGUF file, and a place in it: a layer and a KV head."""
+
+    def __init__(self, path, layer, head):
+        self.raw, self.at, self.layer, self.head = Path(path).read_bytes(), 4, layer, head
+        assert self.raw[:4] == b"GGUF" and self.word(4) == 3, "not a GGUF file of version 3"
+        n_tensors, n_keys = self.word(8), self.word(8)
+        align = 32
+        for _ in range(n_keys):
+            key, kind = self.text(), self.word(4)
+            value = self.value(kind)
+            align = value if key == "general.alignment" else align
+        infos = []
+        for _ in range(n_tensors):
+            name = self.text()
+            dims = [self.word(8) for _ in range(self.word(4))]
+            infos.append((name, dims, GGUF_TENSORS[self.word(4)], self.word(8)))
+        data = -(-self.at // align) * align
+        self.tensors = {name: np.frombuffer(self.raw, dtype, int(np.prod(dims)), data + at).reshape(dims[::-1])
+                        for name, dims, dtype, at in reversed(infos)}
+
+    def word(self, n):
+        self.at += n
+        return int.from_bytes(self.raw[self.at - n:self.at], "little")
+
+    def text(self):
+        n = self.word(8)
+        self.at += n
+        return self.raw[self.at - n:self.at].decode()
+
+    def value(self, kind):
+        if kind == 8:
+            return self.text()
+        if kind == 9:
+            kind, n = self.word(4), self.word(8)
+            return [self.value(kind) for _ in range(n)]
+        return self.word(GGUF_SIZES[kind])
+
+    def of_head(self, name):
+        """The part of this head, [rows][D] or [D]."""
+        return np.squeeze(self.tensors[name][self.head])
+
+
+class Tight:
+    """The model of a head: section 12."""
+
+    UNIT = np.array([1, 1, 1, 1, 1, 1.25, 2, 2], f32)
+    levels = None
+
+    def __init__(self, codec, kind, book):
+        name = f"blk.{book.layer}.attn_{kind.lower()}."
+        self.bits = book.of_head(f"{codec}.{name}bits").astype(int)
+        unit = self.UNIT[self.bits]
+        self.mean = book.of_head(name + "mean").astype(f32) / unit
+        self.back = book.of_head(name + "back").astype(f32) * unit[:, None]
+        if Tight.levels is None:
+            lines = Path(__file__).with_name("tight_levels.txt").read_text().splitlines()
+            numbers = [int(n) for line in lines if line[0] != "#" for n in line.split()]
+            Tight.levels = np.array([0] * 256 + numbers).reshape(8, 256)
+
+    def decode(self, page):
+        gain = np.array([tight_gain(int(c)) for c in page.bytes(TOKENS)], f32) * f32(1 / 32)
+        window = np.zeros(TOKENS, int)
+        rows = np.empty((TOKENS, len(self.bits)), f32)
+        for d, n in enumerate(self.bits):
+            for _ in range(n):
+                window = (window << 1 | page.bits(TOKENS, 1)) & 255
+            rows[:, d] = gain * self.levels[n][window].astype(f32) + self.mean[d]
+        return rows
+
+
+def tight_gain(c):
+    if c == 0:
+        return f32(0)
+    octave, step = divmod(c - 144, 64)
+    return f32(2.0 ** (step / 64)) * f32(2.0 ** octave)
+
+
+BOOK_CODECS = {name: Tight for name in ("tight4", "tight3", "tight2.5", "tight2", "tight1", "tight0.7")}
+
 CODECS = {  # name: decoder, whether rows are rotated
     "f16": (decode_f16, False),
     "bf16": (decode_bf16, False),
@@ -278,15 +365,17 @@ CODECS = {  # name: decoder, whether rows are rotated
 }
 
 
-def decode_basis(codec, kind, D, raw):
+def decode_basis(codec, kind, D, raw, model=None):
     page = Page(raw)
     with np.errstate(invalid="ignore", over="ignore"):
-        rows = CODECS[codec][0](page, kind, D)
+        rows = model.decode(page) if model else CODECS[codec][0](page, kind, D)
     assert page.at == len(raw), f"{len(raw) - page.at} bytes too many"
     return np.ascontiguousarray(rows, f32)
 
 
-def undo_rotation(codec, D, rows):
+def undo_basis(codec, D, rows, model=None):
+    if model:
+        return rows.astype(np.float64) @ model.back
     return rows @ rotation(D) if CODECS[codec][1] else rows.astype(np.float64)
 
 
@@ -310,14 +399,23 @@ def fnv1a64(data):
     return value
 
 
-def check_line(codec, folder, line):
+def golden_model(codec, kind, D, root):
+    """A family of codecs, named up to the first digit, has one book, with a layer for each head size."""
+    if codec not in BOOK_CODECS:
+        return None
+    family = codec[:next(i for i, c in enumerate(codec) if c.isdigit())]
+    return BOOK_CODECS[codec](codec, kind, Book(root / f"{family}.tkvbook", [48, 128].index(D), 0))
+
+
+def check_line(codec, root, line):
     kind, D, name, digest, rel_mse = line.split()
     D = int(D)
-    rows = decode_basis(codec, kind, D, (folder / name).read_bytes())
+    model = golden_model(codec, kind, D, root)
+    rows = decode_basis(codec, kind, D, (root / codec / "v1" / name).read_bytes(), model)
     if fnv1a64(rows.astype("<f4").tobytes()) != int(digest, 16):
         return "decodes to other floats"
     want = golden_rows(kind, D)
-    error = ((undo_rotation(codec, D, rows) - want) ** 2).sum() / (want ** 2).sum()
+    error = ((undo_basis(codec, D, rows, model) - want) ** 2).sum() / (want ** 2).sum()
     if abs(error - float(rel_mse)) > 1e-3 * float(rel_mse):
         return f"error {error:.6e}, not {rel_mse}"
     return None
@@ -325,15 +423,14 @@ def check_line(codec, folder, line):
 
 def check(root):
     bad = n = 0
-    for codec in CODECS:
-        folder = root / codec / "v1"
-        for line in (folder / "manifest").read_text().splitlines():
+    for codec in [*CODECS, *BOOK_CODECS]:
+        for line in (root / codec / "v1" / "manifest").read_text().splitlines():
             n += 1
-            problem = check_line(codec, folder, line)
+            problem = check_line(codec, root, line)
             if problem:
                 bad += 1
                 print(f"{codec}: {line}: {problem}")
-    missing = {p.name for p in root.iterdir() if p.is_dir()} - set(CODECS)
+    missing = {p.name for p in root.iterdir() if p.is_dir()} - set(CODECS) - set(BOOK_CODECS)
     for name in sorted(missing):
         bad += 1
         print(f"{name}: no decoder here")
@@ -344,15 +441,21 @@ def check(root):
 def main(args):
     if len(args) == 2 and args[0] == "--check":
         return check(Path(args[1]))
+    book = None
+    if args[:1] == ["--book"] and len(args) > 4:
+        book = Book(args[1], int(args[2]), int(args[3]))
+        args = args[4:]
     basis = args[:1] == ["--basis"]
     args = args[basis:]
-    if len(args) != 4 or args[0] not in CODECS or args[1] not in ("K", "V"):
+    known = BOOK_CODECS if book else CODECS
+    if len(args) != 4 or args[0] not in known or args[1] not in ("K", "V"):
         print(__doc__, file=sys.stderr)
         return 2
     codec, kind, D = args[0], args[1], int(args[2])
-    rows = decode_basis(codec, kind, D, Path(args[3]).read_bytes())
+    model = BOOK_CODECS[codec](codec, kind, book) if book else None
+    rows = decode_basis(codec, kind, D, Path(args[3]).read_bytes(), model)
     if not basis:
-        rows = undo_rotation(codec, D, rows)
+        rows = undo_basis(codec, D, rows, model)
     sys.stdout.buffer.write(rows.astype("<f4").tobytes())
     return 0
 

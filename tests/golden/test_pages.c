@@ -14,6 +14,7 @@
 
 #include "base/half.h"
 #include "codec/codec.h"
+#include "support/made_book.h"
 #include "tightkv/tightkv.h"
 
 #define TOKENS TKV_PAGE_TOKENS
@@ -29,7 +30,97 @@ struct golden {
     uint8_t *page;
     uint64_t hash;
     double rel_mse;
+    struct tkv_kernels kernels; /* what follows: of codecs with a book */
+    struct tkv_codec_env env;
+    void *model;
 };
+
+/* ---- codecs with a book ----------------------------------------------------------------------- */
+
+/* A family of codecs, named up to the first digit, has one book: layer i is for head size i. */
+static void book_of(char *path, size_t size, const char *root, const struct tkv_codec_ops *ops)
+{
+    const int n = (int)strcspn(ops->name, "0123456789");
+    snprintf(path, size, "%s/%.*s.tkvbook", root, n, ops->name);
+}
+
+static int write_book(const char *root, const struct tkv_codec_ops *ops)
+{
+    char path[300];
+    size_t n_bytes;
+    book_of(path, sizeof path, root, ops);
+    FILE *f = fopen(path, "wbx");
+    if (!f)
+        return 0; /* there already */
+    struct made_book *book = made_book_new();
+    for (uint32_t i = 0; i < sizeof head_dims / sizeof head_dims[0]; i++)
+        made_book_tight(book, i, 1, head_dims[i], 1);
+    const uint8_t *bytes = made_book_bytes(book, &n_bytes);
+    const size_t written = fwrite(bytes, 1, n_bytes, f);
+    made_book_free(book);
+    return fclose(f) != 0 || written != n_bytes;
+}
+
+static uint8_t *read_book(const char *root, const struct tkv_codec_ops *ops, size_t *n_bytes)
+{
+    enum {
+        MOST = 1 << 20
+    };
+    char path[300];
+    book_of(path, sizeof path, root, ops);
+    uint8_t *bytes = malloc(MOST);
+    FILE *f = fopen(path, "rb");
+    if (!f)
+        return bytes;
+    *n_bytes = fread(bytes, 1, MOST, f);
+    fclose(f);
+    return bytes;
+}
+
+static tkv_status bind(struct golden *g, const char *root)
+{
+    struct tkv_place place = {.n_heads = 1};
+    struct tkv_gguf file;
+    size_t n_bytes = 0, code_bytes;
+    uint8_t *bytes = read_book(root, g->ops, &n_bytes);
+    while (head_dims[place.layer] != g->D)
+        place.layer++;
+    g->model = aligned_alloc(64, (g->ops->model_bytes(g->D) + 63) / 64 * 64);
+    tkv_status status = tkv_gguf_open(bytes, n_bytes, &file, NULL);
+    if (status == TKV_OK)
+        status = g->ops->bind(&g->env, &file, &place, g->model, NULL);
+    free(bytes);
+    g->env.model = g->model;
+    if (status == TKV_OK)
+        g->bytes = g->ops->bound_bytes(&g->env, &code_bytes);
+    return status;
+}
+
+static void encode_in_basis(struct golden *g)
+{
+    const size_t n = (size_t)TOKENS * g->D;
+    float *x = aligned_alloc(64, n * sizeof *x), *y = aligned_alloc(64, n * sizeof *y);
+    void *scratch = aligned_alloc(64, (g->ops->scratch_bytes(g->D) + 63) / 64 * 64);
+    struct tkv_basis basis;
+    for (size_t i = 0; i < n; i++)
+        x[i] = tkv_half_to_f32(g->rows[i]);
+    g->ops->basis(&g->env, &basis);
+    g->kernels.basis(x, TOKENS, g->D, basis.to, y);
+    g->ops->encode(&g->env, y, UINT64_MAX, g->page, scratch);
+    free(x), free(y), free(scratch);
+}
+
+static void leave_basis(const struct golden *g, float *x)
+{
+    struct tkv_basis basis;
+    float *y = aligned_alloc(64, (size_t)TOKENS * g->D * sizeof *y);
+    memcpy(y, x, (size_t)TOKENS * g->D * sizeof *y);
+    g->ops->basis(&g->env, &basis);
+    g->kernels.basis(y, TOKENS, g->D, basis.back, x);
+    free(y);
+}
+
+/* ---- all codecs ------------------------------------------------------------------------------- */
 
 static uint64_t splitmix64(uint64_t *state)
 {
@@ -74,51 +165,65 @@ static tkv_codec codec_of(const struct golden *g)
     return (tkv_codec){.id = g->ops->id};
 }
 
+static tkv_status encode_rows(struct golden *g, tkv_context *ctx)
+{
+    g->bytes = tkv_page_bytes(codec_of(g), g->kind, g->D);
+    g->page = malloc(g->bytes);
+    return tkv_encode(ctx, codec_of(g), g->kind, g->D, g->rows, TKV_F16, sizeof(uint16_t) * g->D,
+                      TOKENS, g->page, g->bytes, NULL);
+}
+
 /* Makes the input and encodes it. */
-static tkv_status encode(struct golden *g, const struct tkv_codec_ops *ops, tkv_kind kind,
-                         uint32_t D, uint32_t cpu_mask)
+static tkv_status encode(struct golden *g, const char *root, const struct tkv_codec_ops *ops,
+                         tkv_kind kind, uint32_t D, uint32_t cpu_mask)
 {
     tkv_context *ctx = context(cpu_mask);
     *g = (struct golden){.ops = ops, .kind = kind, .D = D};
-    g->bytes = tkv_page_bytes(codec_of(g), kind, D);
     g->rows = malloc(sizeof(uint16_t) * TOKENS * D);
-    g->page = malloc(g->bytes);
     make_rows(g);
-    const tkv_status status = tkv_encode(ctx, codec_of(g), kind, D, g->rows, TKV_F16,
-                                         sizeof(uint16_t) * D, TOKENS, g->page, g->bytes, NULL);
+    tkv_kernels_init(&g->kernels, tkv_context_cpu(ctx));
+    g->env = (struct tkv_codec_env){.kernels = &g->kernels, .head_dim = D, .kind = kind};
+    tkv_status status = ops->caps & TKV_CAP_BOOK ? bind(g, root) : encode_rows(g, ctx);
+    if (status == TKV_OK && ops->caps & TKV_CAP_BOOK) {
+        g->page = malloc(g->bytes);
+        encode_in_basis(g);
+    }
     tkv_context_destroy(ctx);
     return status;
+}
+
+static double rel_mse(const struct golden *g, const float *x)
+{
+    double error = 0, energy = 0;
+    for (size_t i = 0; i < (size_t)TOKENS * g->D; i++) {
+        const double want = (double)tkv_half_to_f32(g->rows[i]);
+        error += (want - (double)x[i]) * (want - (double)x[i]);
+        energy += want * want;
+    }
+    return error / energy;
 }
 
 /* Decodes g->page: the hash in the basis, the error of the rows. */
 static void decode(struct golden *g, uint32_t cpu_mask)
 {
     const size_t n = (size_t)TOKENS * g->D;
-    struct tkv_kernels kernels;
     tkv_context *ctx = context(cpu_mask);
-    float *x = malloc(n * sizeof *x);
-    tkv_kernels_init(&kernels, tkv_context_cpu(ctx));
-    const struct tkv_codec_env env = {.kernels = &kernels, .head_dim = g->D, .kind = g->kind};
-    g->ops->decode(&env, g->page, x);
+    float *x = aligned_alloc(64, n * sizeof *x);
+    g->ops->decode(&g->env, g->page, x);
     g->hash = fnv1a64(x, n * sizeof *x);
-
-    double error = 0, energy = 0;
-    tkv_decode(ctx, codec_of(g), g->kind, g->D, g->page, g->bytes, x, TKV_F32, g->D * sizeof *x,
-               TOKENS, NULL);
-    for (size_t i = 0; i < n; i++) {
-        const double want = (double)tkv_half_to_f32(g->rows[i]);
-        error += (want - (double)x[i]) * (want - (double)x[i]);
-        energy += want * want;
-    }
-    g->rel_mse = error / energy;
+    if (g->model)
+        leave_basis(g, x);
+    else
+        tkv_decode(ctx, codec_of(g), g->kind, g->D, g->page, g->bytes, x, TKV_F32, g->D * sizeof *x,
+                   TOKENS, NULL);
+    g->rel_mse = rel_mse(g, x);
     free(x);
     tkv_context_destroy(ctx);
 }
 
 static void release(struct golden *g)
 {
-    free(g->rows);
-    free(g->page);
+    free(g->rows), free(g->page), free(g->model);
 }
 
 static void folder_of(char *path, size_t size, const char *root, const struct tkv_codec_ops *ops)
@@ -139,7 +244,8 @@ static void check_line(const char *folder, const struct tkv_codec_ops *ops, cons
     snprintf(path, sizeof path, "%s/%s", folder, file);
     for (size_t i = 0; i < sizeof masks / sizeof masks[0]; i++) {
         struct golden g;
-        assert_int_equal(encode(&g, ops, kind == 'K' ? TKV_K : TKV_V, D, masks[i]), TKV_OK);
+        assert_int_equal(encode(&g, GOLDEN_DIR, ops, kind == 'K' ? TKV_K : TKV_V, D, masks[i]),
+                         TKV_OK);
         uint8_t *stored = malloc(g.bytes + 1);
         FILE *f = fopen(path, "rb");
         assert_non_null(f);
@@ -163,8 +269,6 @@ static void golden_pages(void **state)
         const struct tkv_codec_ops *ops = tkv_codec_by_index(i);
         char folder[256], path[300], line[256];
         size_t n_lines = 0;
-        if (ops->caps & TKV_CAP_BOOK)
-            continue;
         folder_of(folder, sizeof folder, GOLDEN_DIR, ops);
         snprintf(path, sizeof path, "%s/manifest", folder);
         FILE *f = fopen(path, "r");
@@ -188,12 +292,14 @@ static int write_codec(const char *root, const struct tkv_codec_ops *ops)
     FILE *manifest = fopen(path, "wx");
     if (!manifest)
         return 0; /* there already: golden pages do not change */
+    if (ops->caps & TKV_CAP_BOOK && write_book(root, ops) != 0)
+        return 1;
     for (size_t i = 0; i < 2 * sizeof head_dims / sizeof head_dims[0]; i++) {
         struct golden g;
         char file[32];
         if (!ops->supports(head_dims[i / 2], (tkv_kind)(i % 2)))
             continue;
-        if (encode(&g, ops, (tkv_kind)(i % 2), head_dims[i / 2], TKV_CPU_ALL) != TKV_OK)
+        if (encode(&g, root, ops, (tkv_kind)(i % 2), head_dims[i / 2], TKV_CPU_ALL) != TKV_OK)
             return 1;
         decode(&g, TKV_CPU_ALL);
         snprintf(file, sizeof file, "%c%u.page", i % 2 ? 'V' : 'K', g.D);
@@ -213,8 +319,7 @@ int main(int argc, char **argv)
     if (argc == 3 && strcmp(argv[1], "--write") == 0) {
         int failed = 0;
         for (uint32_t i = 0; i < tkv_codec_registry_count(); i++)
-            if (!(tkv_codec_by_index(i)->caps & TKV_CAP_BOOK))
-                failed |= write_codec(argv[2], tkv_codec_by_index(i));
+            failed |= write_codec(argv[2], tkv_codec_by_index(i));
         return failed;
     }
     const struct CMUnitTest tests[] = {cmocka_unit_test(golden_pages)};
