@@ -168,6 +168,8 @@ struct step {
     struct calibration *c;
     const struct cal_unit *unit;
     size_t index;      /* of the unit in its class */
+    size_t n_tokens;   /* of the unit */
+    float **queries;   /* [n_layers], of the batches so far; NULL: none */
     uint32_t *sampled; /* tokens */
     size_t n_sampled;
     size_t first, n; /* tokens of the unit's class */
@@ -204,14 +206,26 @@ static void load_rows(const struct cli_llama *l, const void *from, size_t stride
     }
 }
 
-static void load_queries(const struct capture_layer *in, uint32_t head, uint32_t group, float *out)
+/* queries: [n][n_q_heads][dim] */
+static void load_queries(const float *queries, size_t n, uint32_t n_heads, uint32_t head,
+                         uint32_t group, uint32_t dim, float *out)
 {
+    for (size_t t = 0; t < n; t++)
+        memcpy(out + t * group * dim, queries + (t * n_heads + (size_t)head * group) * dim,
+               (size_t)group * dim * sizeof(*out));
+}
+
+/* The queries of a batch behind those of earlier ones. */
+static void keep_queries(const struct capture_layer *in, size_t n, float **queries)
+{
+    const size_t width = (size_t)in->n_q_heads * in->k_head_dim;
+    if (!*queries)
+        *queries = cli_alloc(n * width, sizeof(float));
     for (size_t t = 0; t < in->n_q; t++)
-        for (uint32_t g = 0; g < group; g++)
-            memcpy(out + (t * group + g) * in->k_head_dim,
-                   (const char *)in->q + t * in->q_token_stride +
-                       (size_t)(head * group + g) * in->q_head_stride,
-                   in->k_head_dim * sizeof(*out));
+        for (uint32_t h = 0; h < in->n_q_heads; h++)
+            memcpy(*queries + (in->first + t) * width + (size_t)h * in->k_head_dim,
+                   (const char *)in->q + t * in->q_token_stride + (size_t)h * in->q_head_stride,
+                   in->k_head_dim * sizeof(float));
 }
 
 /* Gradients of a head's outputs: noise in the residual stream through the projection. */
@@ -229,10 +243,10 @@ static void pass_free(struct head_pass *h)
     free(h->p), free(h->ds);
 }
 
-static struct head_pass pass_new(const struct capture_layer *in)
+static struct head_pass pass_new(const struct capture_layer *in, size_t n)
 {
     const uint32_t group = in->n_q_heads / in->n_kv_heads;
-    const size_t n = in->n_q, rows = (size_t)BLOCK * group;
+    const size_t rows = (size_t)BLOCK * group;
     return (struct head_pass){
         .n = n,
         .dk = in->k_head_dim,
@@ -278,7 +292,7 @@ static int one_head(const struct step *p, const struct capture_layer *in, size_t
     struct cal_layer *layer = &p->c->layers[index];
     struct cal_head *k = &layer->heads[p->unit->klass][TKV_K][head];
     struct cal_head *v = &layer->heads[p->unit->klass][TKV_V][head];
-    load_queries(in, head, h->group, h->q);
+    load_queries(p->queries[index], h->n, in->n_q_heads, head, h->group, h->dk, h->q);
     load_rows(l, in->k, in->k_token_stride, h->n, head, h->dk, h->k);
     load_rows(l, in->v, in->v_token_stride, h->n, head, h->dv, h->v);
     project_noise(layer, noise, h->n, head, h);
@@ -300,40 +314,72 @@ static int one_head(const struct step *p, const struct capture_layer *in, size_t
                           p->c->session->path, layer->layer);
 }
 
-static int on_layer(void *user, const struct capture_layer *in)
+static int whole_layer(const struct step *p, const struct capture_layer *in, size_t index)
 {
-    const struct step *p = user;
     struct calibration *c = p->c;
-    size_t i = 0;
-    while (i < c->n_layers && c->layers[i].layer != in->layer)
-        i++;
-    if (i == c->n_layers)
-        return CLI_OK;
     const uint32_t most = in->k_head_dim > in->v_head_dim ? in->k_head_dim : in->v_head_dim;
-    struct head_pass h = pass_new(in);
-    float *noise = cli_alloc(h.n * c->layers[i].n_embd, sizeof(float));
+    struct head_pass h = pass_new(in, p->n_tokens);
+    float *noise = cli_alloc(h.n * c->layers[index].n_embd, sizeof(float));
     float *room = cli_alloc((size_t)most * most, sizeof(float));
-    uint64_t rng = cal_random(c, i);
-    fill_noise(&rng, noise, h.n * c->layers[i].n_embd);
+    uint64_t rng = cal_random(c, index);
+    fill_noise(&rng, noise, h.n * c->layers[index].n_embd);
     int rc = CLI_OK;
     for (uint32_t head = 0; head < in->n_kv_heads && rc == CLI_OK; head++)
-        rc = one_head(p, in, i, head, &h, noise, room);
+        rc = one_head(p, in, index, head, &h, noise, room);
     pass_free(&h);
     free(noise);
     free(room);
     return rc;
 }
 
+/* Keys and values are all there with the last batch. */
+static int on_layer(void *user, const struct capture_layer *in)
+{
+    struct step *p = user;
+    size_t i = 0;
+    while (i < p->c->n_layers && p->c->layers[i].layer != in->layer)
+        i++;
+    if (i == p->c->n_layers)
+        return CLI_OK;
+    keep_queries(in, p->n_tokens, &p->queries[i]);
+    if (in->first + in->n_q < p->n_tokens)
+        return CLI_OK;
+    int rc = whole_layer(p, in, i);
+    free(p->queries[i]);
+    p->queries[i] = NULL;
+    return rc;
+}
+
+/* The rows of the unit that are learned from, and the samples among them. */
+static void choose_rows(struct step *p)
+{
+    const struct cal_unit *unit = p->unit;
+    p->first = unit->n_rows ? 1 : 0;
+    p->n = unit->n_rows ? unit->n_rows : unit->tokens.n;
+    p->n_sampled = cal_samples(p->c, 0, TKV_K, unit->klass).per_unit;
+    p->sampled = cli_alloc(p->n_sampled, sizeof(*p->sampled));
+    cal_sample_choose(cal_random(p->c, p->c->n_layers), p->n, p->n_sampled, p->sampled);
+    for (size_t i = 0; i < p->n_sampled; i++)
+        p->sampled[i] += (uint32_t)p->first;
+}
+
 int cal_moments(struct calibration *c, const struct cal_unit *unit, size_t index)
 {
     struct session whole = *c->session;
-    struct step p = {.c = c, .unit = unit, .index = index, .n = unit->tokens.n};
-    p.n_sampled = cal_samples(c, 0, TKV_K, unit->klass).per_unit;
-    p.sampled = cli_alloc(p.n_sampled, sizeof(*p.sampled));
-    cal_sample_choose(cal_random(c, c->n_layers), p.n, p.n_sampled, p.sampled);
-    whole.n_ubatch = (uint32_t)unit->tokens.n; /* every layer is seen once, with all its queries */
-    int rc = capture_run(&whole, &unit->tokens, on_layer, &p);
+    const struct session_tokens *tokens = &unit->tokens;
+    const size_t n_before = unit->n_rows ? 1 : tokens->n;
+    const struct capture_piece pieces[] = {{tokens->ids, NULL, n_before},
+                                           {NULL, unit->rows, unit->n_rows},
+                                           {tokens->ids + n_before, NULL, tokens->n - n_before}};
+    struct step p = {.c = c, .unit = unit, .index = index, .n_tokens = tokens->n + unit->n_rows};
+    p.queries = cli_alloc(c->n_layers, sizeof(*p.queries));
+    choose_rows(&p);
+    whole.n_ubatch = (uint32_t)p.n_tokens; /* a text's layers are seen once, with all queries */
+    int rc = capture_pieces(&whole, pieces, unit->n_rows ? 3 : 1, on_layer, &p);
     c->session->decode_seconds = whole.decode_seconds;
+    for (size_t i = 0; i < c->n_layers; i++)
+        free(p.queries[i]);
+    free(p.queries);
     free(p.sampled);
     return rc;
 }

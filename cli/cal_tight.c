@@ -14,8 +14,16 @@ static const struct rate rates[] = {
     {"tight4", 4.25}, {"tight3", 3.25}, {"tight2.5", 2.6},
     {"tight2", 2.25}, {"tight1", 1.25}, {"tight0.7", .75}};
 
+/* The bases of all heads for tokens of one class: [layer][head][K, V]. */
+struct bases {
+    const struct calibration *c;
+    const char *suffix; /* of the class, in tensors' names */
+    struct cal_basis *items;
+    size_t n;
+};
+
 /* The heads of a layer side by side; bases of heads are a pair of K and V apart. */
-static void add_field(struct cal_book *book, const struct cal_layer *layer,
+static void add_field(struct cal_book *book, const struct bases *b, const struct cal_layer *layer,
                       const struct cal_basis *bases, char kind, const char *what, size_t offset,
                       size_t rows)
 {
@@ -27,38 +35,38 @@ static void add_field(struct cal_book *book, const struct cal_layer *layer,
         memcpy(all + h * n_bytes, part, n_bytes);
     }
     cal_book_add(book, GGML_TYPE_F32, (int64_t[]){bases->dim, (int64_t)rows, layer->n_kv_heads},
-                 all, "blk.%d.attn_%c.%s", layer->layer, kind, what);
+                 all, "blk.%d.attn_%c%s.%s", layer->layer, kind, b->suffix, what);
     free(all);
 }
 
-static void add_basis(struct cal_book *book, const struct cal_layer *layer,
+static void add_basis(struct cal_book *book, const struct bases *b, const struct cal_layer *layer,
                       const struct cal_basis *bases, char kind)
 {
-    add_field(book, layer, bases, kind, "to", offsetof(struct cal_basis, to), bases->dim);
-    add_field(book, layer, bases, kind, "back", offsetof(struct cal_basis, back), bases->dim);
-    add_field(book, layer, bases, kind, "mean", offsetof(struct cal_basis, mean), 1);
-    add_field(book, layer, bases, kind, "weight", offsetof(struct cal_basis, weight), 1);
+    add_field(book, b, layer, bases, kind, "to", offsetof(struct cal_basis, to), bases->dim);
+    add_field(book, b, layer, bases, kind, "back", offsetof(struct cal_basis, back), bases->dim);
+    add_field(book, b, layer, bases, kind, "mean", offsetof(struct cal_basis, mean), 1);
+    add_field(book, b, layer, bases, kind, "weight", offsetof(struct cal_basis, weight), 1);
 }
 
-static void add_bits(struct cal_book *book, const struct cal_layer *layer,
+static void add_bits(struct cal_book *book, const struct bases *b, const struct cal_layer *layer,
                      const struct cal_basis *bases, char kind, const char *codec)
 {
     int8_t *all = cli_alloc(layer->n_kv_heads, bases->dim);
     for (size_t h = 0; h < layer->n_kv_heads; h++)
         memcpy(all + h * bases->dim, bases[2 * h].bits, bases->dim);
     cal_book_add(book, GGML_TYPE_I8, (int64_t[]){bases->dim, 1, layer->n_kv_heads}, all,
-                 "%s.blk.%d.attn_%c.bits", codec, layer->layer, kind);
+                 "%s.blk.%d.attn_%c%s.bits", codec, layer->layer, kind, b->suffix);
     free(all);
 }
 
-static int make_bases(const struct calibration *c, struct cal_basis *bases)
+static int make_bases(const struct bases *b, int klass)
 {
-    for (size_t i = 0, b = 0; i < c->n_layers; i++) {
-        const struct cal_layer *l = &c->layers[i];
+    for (size_t i = 0, n = 0; i < b->c->n_layers; i++) {
+        const struct cal_layer *l = &b->c->layers[i];
         for (uint32_t h = 0; h < l->n_kv_heads; h++) {
-            int rc = cal_basis(&l->heads[TKV_SPAN_TEXT][TKV_K][h], l->size, &bases[b++]);
+            int rc = cal_basis(&l->heads[klass][TKV_K][h], l->size, &b->items[n++]);
             if (rc == CLI_OK)
-                rc = cal_basis(&l->heads[TKV_SPAN_TEXT][TKV_V][h], l->size, &bases[b++]);
+                rc = cal_basis(&l->heads[klass][TKV_V][h], l->size, &b->items[n++]);
             if (rc != CLI_OK)
                 return rc;
         }
@@ -66,35 +74,43 @@ static int make_bases(const struct calibration *c, struct cal_basis *bases)
     return CLI_OK;
 }
 
-static void add_layers(const struct calibration *c, struct cal_basis *bases, size_t n,
-                       struct cal_book *book)
+static void add_layers(struct cal_book *book, const struct bases *b)
 {
-    struct cal_basis *at = bases;
+    const struct calibration *c = b->c;
+    struct cal_basis *at = b->items;
     for (size_t i = 0; i < c->n_layers; at += 2 * c->layers[i++].n_kv_heads) {
-        add_basis(book, &c->layers[i], at, 'k');
-        add_basis(book, &c->layers[i], at + 1, 'v');
+        add_basis(book, b, &c->layers[i], at, 'k');
+        add_basis(book, b, &c->layers[i], at + 1, 'v');
     }
     for (size_t r = 0; r < sizeof(rates) / sizeof(rates[0]); r++) {
-        cal_allocate(bases, n, rates[r].bits);
-        at = bases;
+        cal_allocate(b->items, b->n, rates[r].bits);
+        at = b->items;
         for (size_t i = 0; i < c->n_layers; at += 2 * c->layers[i++].n_kv_heads) {
-            add_bits(book, &c->layers[i], at, 'k', rates[r].codec);
-            add_bits(book, &c->layers[i], at + 1, 'v', rates[r].codec);
+            add_bits(book, b, &c->layers[i], at, 'k', rates[r].codec);
+            add_bits(book, b, &c->layers[i], at + 1, 'v', rates[r].codec);
         }
     }
 }
 
+static int train_class(const struct calibration *c, int klass, struct cal_book *book)
+{
+    struct bases b = {.c = c, .suffix = klass == TKV_SPAN_VISUAL ? ".visual" : ""};
+    for (size_t i = 0; i < c->n_layers; i++)
+        b.n += 2 * c->layers[i].n_kv_heads;
+    b.items = cli_alloc(b.n, sizeof(*b.items));
+    int rc = make_bases(&b, klass);
+    if (rc == CLI_OK)
+        add_layers(book, &b);
+    for (size_t i = 0; i < b.n; i++)
+        cal_basis_free(&b.items[i]);
+    free(b.items);
+    return rc;
+}
+
 int cal_train_tight(const struct calibration *c, struct cal_book *book)
 {
-    size_t n = 0;
-    for (size_t i = 0; i < c->n_layers; i++)
-        n += 2 * c->layers[i].n_kv_heads;
-    struct cal_basis *bases = cli_alloc(n ? n : 1, sizeof(*bases));
-    int rc = make_bases(c, bases);
-    if (rc == CLI_OK)
-        add_layers(c, bases, n, book);
-    for (size_t i = 0; i < n; i++)
-        cal_basis_free(&bases[i]);
-    free(bases);
+    int rc = train_class(c, TKV_SPAN_TEXT, book);
+    if (rc == CLI_OK && c->layers[0].heads[TKV_SPAN_VISUAL][TKV_K])
+        rc = train_class(c, TKV_SPAN_VISUAL, book);
     return rc;
 }

@@ -1,4 +1,4 @@
-/* What the model reads: windows of texts. */
+/* What the model reads: windows of texts, and pictures. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -47,16 +47,24 @@ static size_t share_out(struct text *texts, size_t n, size_t n_wanted)
     return n_taken;
 }
 
+static void add_unit(struct cal_input *in, struct cal_unit unit)
+{
+    const size_t n = in->n_units[TKV_SPAN_TEXT] + in->n_units[TKV_SPAN_VISUAL];
+    in->units = cli_grow(in->units, n + 1, sizeof(*in->units));
+    in->units[n] = unit;
+    in->n_units[unit.klass]++;
+}
+
 /* Begins as texts do that are read from their beginning. */
 static void add_window(const struct session *s, struct cal_input *in, const llama_token *ids)
 {
     const struct llama_api *api = &s->llama->api;
-    struct cal_unit unit = {TKV_SPAN_TEXT, {cli_alloc(in->window, sizeof(*ids)), in->window}};
+    struct cal_unit unit = {.klass = TKV_SPAN_TEXT,
+                            .tokens = {cli_alloc(in->window, sizeof(*ids)), in->window}};
     memcpy(unit.tokens.ids, ids, in->window * sizeof(*ids));
     if (api->llama_vocab_get_add_bos(s->vocab))
         unit.tokens.ids[0] = api->llama_vocab_bos(s->vocab);
-    in->units = cli_grow(in->units, in->n_units + 1, sizeof(*in->units));
-    in->units[in->n_units++] = unit;
+    add_unit(in, unit);
 }
 
 int cal_input_texts(struct cal_input *in, struct session *s, const struct cli_list *paths,
@@ -84,9 +92,27 @@ int cal_input_texts(struct cal_input *in, struct session *s, const struct cli_li
     return rc;
 }
 
+int cal_input_pictures(struct cal_input *in, struct session *s, const char *base, const char *items)
+{
+    int rc = visual_set_read(&in->pictures, s, base, items);
+    in->hash = journal_hash(in->hash, &in->pictures.hash, sizeof(in->pictures.hash));
+    for (size_t i = 0; i < in->pictures.n && rc == CLI_OK; i++) {
+        const struct session_tokens *text = &in->pictures.pictures[i].text;
+        struct cal_unit unit = {.klass = TKV_SPAN_VISUAL,
+                                .tokens = {cli_alloc(text->n + 1, sizeof(*text->ids)), text->n + 1},
+                                .rows = visual_set_rows(&in->pictures, i),
+                                .n_rows = in->pictures.embeddings.shape[1]};
+        unit.tokens.ids[0] = s->llama->api.llama_vocab_bos(s->vocab);
+        memcpy(unit.tokens.ids + 1, text->ids, text->n * sizeof(*text->ids));
+        add_unit(in, unit);
+    }
+    return rc;
+}
+
 void cal_input_free(struct cal_input *in)
 {
-    for (size_t i = 0; i < in->n_units; i++)
+    for (size_t i = 0; i < in->n_units[TKV_SPAN_TEXT] + in->n_units[TKV_SPAN_VISUAL]; i++)
         free(in->units[i].tokens.ids);
     free(in->units);
+    visual_set_free(&in->pictures);
 }

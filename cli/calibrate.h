@@ -14,6 +14,7 @@
 #include "graph_rope.h"
 #include "harden.h"
 #include "session.h"
+#include "visual_set.h"
 
 struct model_layers;
 
@@ -60,10 +61,12 @@ struct cal_layer {
     struct graph_rope rope; /* how its keys are turned */
 };
 
-/* What the model reads in one go. */
+/* What the model reads in one go: tokens, and a picture behind the first of them. */
 struct cal_unit {
-    enum tkv_span_class klass;
-    struct session_tokens tokens; /* a window of a text */
+    enum tkv_span_class klass;    /* what is learned from: the tokens of a text, or the picture's */
+    struct session_tokens tokens; /* owned */
+    const float *rows;            /* [n_rows][model's input size]; NULL: a text */
+    size_t n_rows;
 };
 
 struct cal_stats;
@@ -94,9 +97,10 @@ double cal_uniform(uint64_t *rng);
 /* ---- cal_units.c ---------------------------------------------------------------------------- */
 
 struct cal_input {
-    struct cal_unit *units;
-    size_t n_units;
+    struct cal_unit *units; /* windows of texts, then pictures */
+    size_t n_units[CAL_CLASSES];
     size_t window; /* tokens of a text's unit */
+    struct visual_set pictures;
     uint64_t hash; /* of all that was read */
 };
 
@@ -104,6 +108,9 @@ struct cal_input {
  * line on stderr. */
 int cal_input_texts(struct cal_input *in, struct session *s, const struct cli_list *paths,
                     size_t n_tokens, bool all);
+/* Adds the pictures of a visual set, after the texts. */
+int cal_input_pictures(struct cal_input *in, struct session *s, const char *base,
+                       const char *items);
 void cal_input_free(struct cal_input *in);
 
 /* ---- cal_moments.c: one pass over the text -------------------------------------------------- */

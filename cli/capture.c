@@ -89,24 +89,47 @@ static bool on_node(struct ggml_tensor *node, bool ask, void *user)
     return true;
 }
 
-int capture_run(struct session *s, const struct session_tokens *tokens, capture_fn fn, void *user)
+static int run_piece(struct session *s, struct llama_context *ctx, struct capture *c,
+                     const struct capture_piece *piece)
+{
+    int rc = CLI_OK;
+    for (size_t i = 0; i < piece->n && rc == CLI_OK; i += c->n_q) {
+        c->n_q = piece->n - i < s->n_ubatch ? piece->n - i : s->n_ubatch;
+        if (piece->ids)
+            rc = session_decode(s, ctx, piece->ids + i, c->n_q, NULL, NULL);
+        else
+            rc = session_decode_embeddings(
+                s, ctx, piece->rows + i * (size_t)s->llama->api.llama_model_n_embd_inp(s->model),
+                c->n_q);
+        rc = rc == CLI_OK ? c->rc : rc;
+        c->first += c->n_q;
+    }
+    return rc;
+}
+
+int capture_pieces(struct session *s, const struct capture_piece *pieces, size_t n_pieces,
+                   capture_fn fn, void *user)
 {
     struct capture c = {.fn = fn, .user = user, .rc = CLI_OK};
     struct session watched = *s;
     watched.watch = on_node;
     watched.watch_user = &c;
     const struct session_cache stock_f16 = {.type = GGML_TYPE_F16};
-    struct llama_context *ctx = session_context(&watched, &stock_f16, tokens->n);
+    size_t n = 0;
+    for (size_t i = 0; i < n_pieces; i++)
+        n += pieces[i].n;
+    struct llama_context *ctx = session_context(&watched, &stock_f16, n);
     int rc = ctx ? CLI_OK : CLI_DATA;
-    for (size_t i = 0; i < tokens->n && rc == CLI_OK; i += c.n_q) {
-        c.first = i;
-        c.n_q = tokens->n - i < s->n_ubatch ? tokens->n - i : s->n_ubatch;
-        rc = session_decode(&watched, ctx, tokens->ids + i, c.n_q, NULL, NULL);
-        rc = rc == CLI_OK ? c.rc : rc;
-    }
+    for (size_t i = 0; i < n_pieces && rc == CLI_OK; i++)
+        rc = run_piece(&watched, ctx, &c, &pieces[i]);
     session_free(&watched, ctx);
     if (rc == CLI_OK && c.n_calls == 0)
         rc = cli_fail("%s: no layer of this model has keys and values that could be looked at",
                       s->path);
     return rc;
+}
+
+int capture_run(struct session *s, const struct session_tokens *tokens, capture_fn fn, void *user)
+{
+    return capture_pieces(s, &(struct capture_piece){tokens->ids, NULL, tokens->n}, 1, fn, user);
 }

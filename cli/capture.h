@@ -42,4 +42,13 @@ typedef int (*capture_fn)(void *user, const struct capture_layer *layer);
  * cache (recurrent ones, and compressed caches that hold no values) are passed over. */
 int capture_run(struct session *s, const struct session_tokens *tokens, capture_fn fn, void *user);
 
+/* The same for tokens and embeddings one after the other; each piece is a batch of its own. */
+struct capture_piece {
+    const int32_t *ids; /* tokens, or NULL: */
+    const float *rows;  /* [n][input size of the model] */
+    size_t n;
+};
+int capture_pieces(struct session *s, const struct capture_piece *pieces, size_t n_pieces,
+                   capture_fn fn, void *user);
+
 #endif

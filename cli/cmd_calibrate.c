@@ -9,7 +9,7 @@
 struct options {
     struct cli_common common;
     struct cli_list texts, trainers;
-    const char *out, *stats;
+    const char *visual, *visual_items, *out, *stats;
     int64_t n_tokens; /* 0: not given */
     int64_t seed;
 };
@@ -29,6 +29,10 @@ static int parse(struct options *o, int argc, char **argv)
     const struct cli_option options[] = {
         {"text", 0, CLI_LIST, &o->texts, "FILE", "text to learn from; may be given again", 0, 0,
          false},
+        {"visual", 0, CLI_TEXT, &o->visual, "BASE",
+         "pictures to learn from too: BASE.npy and BASE.json, as eval takes them", 0, 0, false},
+        {"visual-items", 0, CLI_TEXT, &o->visual_items, "LIST",
+         "of them, these only, as in 0-11,15; the first is 0", 0, 0, false},
         {"output", 'o', CLI_TEXT, &o->out, "FILE", "the book", 0, 0, false},
         {"tokens", 0, CLI_COUNT, &o->n_tokens, "N", "tokens to learn from (65536, or all)", 1,
          1 << 24, false},
@@ -44,6 +48,8 @@ static int parse(struct options *o, int argc, char **argv)
         return first;
     if (first + 1 != argc)
         return -1 - cli_misuse("calibrate", "give one MODEL");
+    if (o->visual_items && !o->visual)
+        return -1 - cli_misuse("calibrate", "--visual-items needs --visual BASE");
     if (o->texts.n == 0 || !o->out)
         return -1 - cli_misuse("calibrate", "give --text FILE and -o BOOK");
     for (size_t i = 0; i < o->trainers.n; i++)
@@ -68,12 +74,19 @@ static int step_done(void *user)
     return cal_stats_commit(w->c);
 }
 
+static size_t n_units(const struct cal_input *in)
+{
+    return in->n_units[TKV_SPAN_TEXT] + in->n_units[TKV_SPAN_VISUAL];
+}
+
 static int read_units(struct work *w)
 {
     struct calibration *c = w->c;
     int rc = CLI_OK;
-    while (c->n_done < w->in->n_units && rc == CLI_OK) {
-        rc = cal_moments(c, &w->in->units[c->n_done], c->n_done);
+    while (c->n_done < n_units(w->in) && rc == CLI_OK) {
+        const struct cal_unit *unit = &w->in->units[c->n_done];
+        const size_t n_before = unit->klass == TKV_SPAN_VISUAL ? w->in->n_units[TKV_SPAN_TEXT] : 0;
+        rc = cal_moments(c, unit, c->n_done - n_before);
         if (rc == CLI_OK)
             rc = step_done(w);
     }
@@ -84,7 +97,7 @@ static int read_units(struct work *w)
 static int gather(struct work *w, cli_level level)
 {
     struct calibration *c = w->c;
-    const size_t n_steps = w->in->n_units + cal_size_steps(c) + 1;
+    const size_t n_steps = n_units(w->in) + cal_size_steps(c) + 1;
     if (c->n_done == n_steps)
         return CLI_OK;
     cli_progress_begin(&w->progress, level, (double)n_steps);
@@ -108,8 +121,11 @@ static int read_inputs(struct calibration *c, const struct options *o, const str
     in->hash = journal_hash(JOURNAL_HASH, f->map, f->data_at);
     in->hash = journal_hash(in->hash, &f->n_bytes, sizeof(f->n_bytes));
     in->hash = journal_hash(in->hash, &c->seed, sizeof(c->seed));
-    return cal_input_texts(in, c->session, &o->texts,
-                           (size_t)(o->n_tokens ? o->n_tokens : DEFAULT_TOKENS), o->n_tokens != 0);
+    const size_t n_tokens = (size_t)(o->n_tokens ? o->n_tokens : DEFAULT_TOKENS);
+    int rc = cal_input_texts(in, c->session, &o->texts, n_tokens, o->n_tokens != 0);
+    if (rc == CLI_OK && o->visual)
+        rc = cal_input_pictures(in, c->session, o->visual, o->visual_items);
+    return rc;
 }
 
 static int learn(struct calibration *c, const struct options *o, const struct harden_file *f)
@@ -117,7 +133,9 @@ static int learn(struct calibration *c, const struct options *o, const struct ha
     struct cal_input in = {0};
     char *path = o->stats ? cli_format("%s", o->stats) : cli_format("%s.stats", o->out);
     int rc = read_inputs(c, o, f, &in);
-    const struct cal_plan plan = {in.hash, {in.n_units}, {in.window}};
+    const struct cal_plan plan = {in.hash,
+                                  {in.n_units[TKV_SPAN_TEXT], in.n_units[TKV_SPAN_VISUAL]},
+                                  {in.window, in.pictures.embeddings.shape[1]}};
     if (rc == CLI_OK)
         rc = cal_stats_open(c, path, &plan);
     if (rc == CLI_OK)
@@ -146,7 +164,7 @@ static int train(const struct calibration *c, const struct options *o)
 static int calibrate(struct calibration *c, const struct options *o, const struct harden_file *f,
                      const struct model_layers *layers)
 {
-    int rc = cal_layers(c, f, layers, false);
+    int rc = cal_layers(c, f, layers, o->visual != NULL);
     if (rc == CLI_OK)
         rc = cal_rope(c);
     if (rc == CLI_OK)

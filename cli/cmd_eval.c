@@ -53,6 +53,8 @@ static int parse_options(struct eval_options *o, int argc, char **argv)
          "questions to ask: JSON lines of context and questions", 0, 0, false},
         {"visual", 0, CLI_TEXT, &o->visual, "BASE",
          "pictures to ask about: embeddings in BASE.npy, questions in BASE.json", 0, 0, false},
+        {"visual-items", 0, CLI_TEXT, &o->visual_items, "LIST",
+         "of them, these only, as in 0-11,15; the first is 0", 0, 0, false},
         {"greedy", 0, CLI_COUNT, &o->n_greedy, "N",
          "compare what is written after N prompts from the text", 1, 1 << 20, false},
         {"greedy-tokens", 0, CLI_COUNT, &o->n_greedy_tokens, "T",

@@ -22,7 +22,7 @@ struct eval_part;
 /* What the command line asks for. */
 struct eval_options {
     struct cli_common common;
-    const char *model, *text, *recall, *visual, *out;
+    const char *model, *text, *recall, *visual, *visual_items, *out;
     struct cli_list kv, stock;
     int64_t n_ctx, n_chunks, n_ubatch, n_greedy, n_greedy_tokens;
     bool layers;
