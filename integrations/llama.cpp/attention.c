@@ -42,25 +42,28 @@ static const int32_t *positions_for(struct tkg_backend *be, struct tkg_root *roo
 {
     struct tkg_cells *cells = root->cells;
     const int32_t *given = root->kind == TKV_K ? tkg_positions(node->src[0], (int64_t)n) : NULL;
-    int32_t *pos = tkg_scratch(&be->pos, n * sizeof(*pos));
+    /* A layer without M-RoPE among others that have it tells the first axis alone. */
+    const bool all_axes = given != NULL && tkg_position_axes(node->src[0]) == cells->n_axes;
+    int32_t *pos = tkg_scratch(&be->pos, cells->n_axes * n * sizeof(*pos));
     if (pos == NULL) {
         return NULL;
     }
-    for (size_t i = 0; i < n; i++) {
-        if (given != NULL) {
-            cells->pos[slots[i]] = given[i] + 1;
+    for (size_t i = 0; i < n && given != NULL; i++) {
+        struct tkg_cell cell = {{0}, cells->klass[slots[i]]};
+        for (uint32_t axis = 0; axis < cells->n_axes; axis++) {
+            cell.pos[axis] = given[(all_axes ? axis * n : 0) + i];
         }
-        if (cells->pos[slots[i]] <= 0) {
-            if (tkg_first_time(TKG_ONCE_NO_POSITIONS)) {
-                tkg_log(GGML_LOG_LEVEL_WARN,
-                        "%s: no ROPE gives positions: the first tokens are coded like the others",
-                        root->name);
-            }
-            return NULL;
-        }
-        pos[i] = cells->pos[slots[i]] - 1;
+        tkg_cell_set(cells, slots[i], &cell);
     }
-    return pos;
+    if (tkg_cells_get(cells, slots, n, pos)) {
+        return pos;
+    }
+    if (tkg_first_time(TKG_ONCE_NO_POSITIONS)) {
+        tkg_log(GGML_LOG_LEVEL_WARN,
+                "%s: no ROPE gives positions: the first tokens are coded like the others",
+                root->name);
+    }
+    return NULL;
 }
 
 /* Classes of the rows being written: the first layer's keys tell, and all others take that over. */

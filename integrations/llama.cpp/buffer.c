@@ -62,7 +62,7 @@ static void buffer_free(ggml_backend_buffer_t b)
     }
     for (struct tkg_cells *c = buffer->cells, *next; c != NULL; c = next) {
         next = c->next;
-        tkg_unmap((char *)c->pos, (size_t)(c->n_slots * c->n_streams) * sizeof(*c->pos));
+        tkg_unmap((char *)c->pos, TKG_AXES * (size_t)(c->n_slots * c->n_streams) * sizeof(*c->pos));
         tkg_unmap((char *)c->klass, (size_t)(c->n_slots * c->n_streams));
         tkg_memo_destroy(c->memo);
         free(c);
@@ -203,7 +203,8 @@ static void buffer_clear(ggml_backend_buffer_t b, uint8_t value)
         tkg_rows_forget(r);
     }
     for (struct tkg_cells *c = buffer->cells; c != NULL; c = c->next) {
-        tkg_map_clear((char *)c->pos, (size_t)(c->n_slots * c->n_streams) * sizeof(*c->pos));
+        tkg_map_clear((char *)c->pos,
+                      TKG_AXES * (size_t)(c->n_slots * c->n_streams) * sizeof(*c->pos));
     }
     if (value == 0) {
         tkg_map_clear(buffer->base, buffer->mapped);

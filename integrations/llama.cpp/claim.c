@@ -76,6 +76,11 @@ static void learn(const struct ggml_tensor *op)
         if (root != NULL) {
             root->buffer->transposed = true;
         }
+    } else if (op->op == GGML_OP_SET_ROWS && tkg_position_axes(op->src[0]) > 1) {
+        struct tkg_root *root = tkg_root_of(op);
+        if (root != NULL && root->storage == TKG_UNDECIDED) {
+            root->cells->n_axes = TKG_AXES;
+        }
     }
 }
 

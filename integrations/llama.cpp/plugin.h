@@ -92,13 +92,18 @@ enum tkg_storage {
     TKG_PLAIN      /* as ggml lays it out, in memory of its own */
 };
 
+/* Positions of a row under M-RoPE: time, height, width. (ggml has a fourth, always 0.) */
+#define TKG_AXES 3
+
 /* What is known of the cells of one llama.cpp cache: all its layers share it. */
 struct tkg_cells {
     struct tkg_cells *next;
     int64_t n_slots, n_streams;
-    int32_t
-        *pos; /* [n_streams * n_slots]: position + 1, 0 where nothing is known; lazily committed */
-    uint8_t *klass;               /* the same: tkv_span_class */
+    uint32_t n_axes; /* positions of a row: 1, or TKG_AXES where a layer has M-RoPE */
+    /* [n_axes][n_streams * n_slots], lazily committed. The first axis: position + 1, 0 where
+     * nothing is known. */
+    int32_t *pos;
+    uint8_t *klass;               /* [n_streams * n_slots] tkv_span_class */
     uint32_t n_shifts;            /* context shifts applied to pos */
     const struct tkg_root *first; /* K of the lowest layer: it fills `klass` and `memo` */
     struct tkg_memo *memo;
@@ -193,7 +198,7 @@ void tkg_rows_forget(struct tkg_root *root);
 struct tkg_rows {
     size_t n;
     const int64_t *slots;
-    const int32_t *pos;   /* NULL: unknown */
+    const int32_t *pos;   /* [n_axes of the cells][n]; NULL: unknown */
     const uint8_t *klass; /* tkv_span_class */
     const void *data;
     tkv_type type;
@@ -209,7 +214,7 @@ void tkg_rows_seal(struct tkg_root *root);
 struct tkg_memo *tkg_memo_create(void);
 void tkg_memo_destroy(struct tkg_memo *memo);
 struct tkg_cell {
-    int32_t pos;
+    int32_t pos[TKG_AXES];
     uint8_t klass; /* tkv_span_class */
 };
 void tkg_memo_add(struct tkg_memo *memo, const void *row, size_t bytes, struct tkg_cell cell);
@@ -257,10 +262,20 @@ bool tkg_supports_buft(ggml_backend_dev_t dev, ggml_backend_buffer_type_t buft);
 
 /* ---- positions.c ------------------------------------------------------------------------ */
 
-/* The positions of the ROPE node that `t` was made with: the tensor, or its first n numbers.
- * NULL: there are none. */
+/* The positions of the ROPE node that `t` was made with: the tensor, or its first n numbers, after
+ * which those of M-RoPE's other axes follow. NULL: there are none. */
 struct ggml_tensor *tkg_positions_tensor(const struct ggml_tensor *t);
 const int32_t *tkg_positions(const struct ggml_tensor *t, int64_t n);
+
+/* How many positions that node takes of a row. */
+uint32_t tkg_position_axes(const struct ggml_tensor *t);
+
+/* What is known of n cells, as [n_axes][n]; false when one of them is not known. */
+bool tkg_cells_get(const struct tkg_cells *cells, const int64_t *slots, size_t n, int32_t *pos);
+
+/* One cell's. */
+void tkg_cell_get(const struct tkg_cells *cells, int64_t slot, struct tkg_cell *out);
+void tkg_cell_set(struct tkg_cells *cells, int64_t slot, const struct tkg_cell *cell);
 
 /* ---- spans.c ---------------------------------------------------------------------------- */
 

@@ -81,11 +81,12 @@ static struct tkg_cells *cells_for(struct tkg_buffer *buffer, const struct tkg_r
     c->n_slots = root->n_slots;
     c->n_streams = root->n_streams;
     const size_t n_cells = (size_t)(c->n_slots * c->n_streams);
-    c->pos = (int32_t *)tkg_map(n_cells * sizeof(*c->pos));
+    c->n_axes = 1;
+    c->pos = (int32_t *)tkg_map(TKG_AXES * n_cells * sizeof(*c->pos));
     c->klass = (uint8_t *)tkg_map(n_cells);
     c->memo = tkg_memo_create();
     if (c->pos == NULL || c->klass == NULL || c->memo == NULL) {
-        tkg_unmap((char *)c->pos, n_cells * sizeof(*c->pos));
+        tkg_unmap((char *)c->pos, TKG_AXES * n_cells * sizeof(*c->pos));
         tkg_unmap((char *)c->klass, n_cells);
         tkg_memo_destroy(c->memo);
         free(c);
@@ -204,6 +205,7 @@ static const char *make_coded(struct tkg_root *k, tkv_error *err)
         .n_slots = (uint32_t)k->n_slots,
         .n_streams = (uint32_t)k->n_streams,
         .model_layer = layer_number(k),
+        .n_axes = k->cells->n_axes,
     };
     if (tkv_cache_add_layer(k->buffer->cache, &layer, &k->layer, err) != TKV_OK) {
         return err->text;

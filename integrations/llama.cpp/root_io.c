@@ -69,9 +69,9 @@ static bool get_rows(struct tkg_root *root, int64_t first, size_t n, void *out)
     }
     if (root == root->cells->first) {
         for (size_t i = 0; i < n; i++) {
-            const int32_t pos1 = root->cells->pos[first + (int64_t)i];
-            const struct tkg_cell cell = {pos1 - 1, root->cells->klass[first + (int64_t)i]};
-            if (pos1 > 0) {
+            struct tkg_cell cell;
+            tkg_cell_get(root->cells, first + (int64_t)i, &cell);
+            if (cell.pos[0] >= 0) {
                 tkg_memo_add(root->cells->memo, (const char *)out + i * root->row_bytes,
                              root->row_bytes, cell);
             }
@@ -142,25 +142,11 @@ static void restore_cells(struct tkg_root *root, int64_t first, size_t n, const 
     struct tkg_cells *cells = root->cells;
     for (size_t i = 0; i < n && root == cells->first; i++) {
         struct tkg_cell cell;
-        const bool found =
-            tkg_memo_find(cells->memo, rows + i * root->row_bytes, root->row_bytes, &cell);
-        cells->pos[first + (int64_t)i] = found ? cell.pos + 1 : 0;
-        cells->klass[first + (int64_t)i] = found ? cell.klass : TKV_SPAN_TEXT;
-    }
-}
-
-/* The positions of n cells; NULL when one of them is not known. */
-static const int32_t *cell_positions(const struct tkg_cells *cells, int64_t first, size_t n,
-                                     int32_t *pos)
-{
-    for (size_t i = 0; i < n; i++) {
-        const int32_t pos1 = cells->pos[first + (int64_t)i];
-        if (pos1 == 0) {
-            return NULL;
+        if (!tkg_memo_find(cells->memo, rows + i * root->row_bytes, root->row_bytes, &cell)) {
+            cell = (struct tkg_cell){{-1}, TKV_SPAN_TEXT};
         }
-        pos[i] = pos1 - 1;
+        tkg_cell_set(cells, first + (int64_t)i, &cell);
     }
-    return pos;
 }
 
 /* What a write needs beside the rows themselves. */
@@ -192,12 +178,12 @@ static bool put_rows(struct tkg_root *root, int64_t first, size_t n, const char 
                      const struct writer *w)
 {
     int64_t slots[CHUNK_ROWS];
-    int32_t pos[CHUNK_ROWS];
+    int32_t pos[TKG_AXES * CHUNK_ROWS];
     first_slots(slots, first, n);
     const struct tkg_rows put = {
         .n = n,
         .slots = slots,
-        .pos = cell_positions(root->cells, first, n, pos),
+        .pos = tkg_cells_get(root->cells, slots, n, pos) ? pos : NULL,
         .klass = root->cells->klass + first,
         .data = rows,
         .type = TKV_F16,
@@ -299,7 +285,10 @@ bool tkg_rows_copy(struct tkg_root *root, int64_t dst, int64_t src, int64_t n)
     root->copied.src = src;
     root->copied.n = n;
     tkg_watch_forget(root);
-    memmove(root->cells->pos + dst, root->cells->pos + src, (size_t)n * sizeof(*root->cells->pos));
+    for (uint32_t axis = 0; axis < root->cells->n_axes; axis++) {
+        int32_t *pos = root->cells->pos + axis * n_rows_of(root);
+        memmove(pos + dst, pos + src, (size_t)n * sizeof(*pos));
+    }
     memmove(root->cells->klass + dst, root->cells->klass + src, (size_t)n);
     return true;
 }

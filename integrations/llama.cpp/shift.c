@@ -22,7 +22,7 @@ struct chunk {
     size_t n;
     int64_t slots[CHUNK_ROWS];
     int32_t shifts[CHUNK_ROWS];
-    int32_t pos[CHUNK_ROWS];
+    int32_t pos[TKG_AXES * CHUNK_ROWS];
     uint8_t klass[CHUNK_ROWS];
     bool pos_known;
     char *rows;
@@ -39,8 +39,13 @@ static void move_positions(struct tkg_root *root, const int32_t *shifts)
     cells->n_shifts = root->n_shifts;
     for (int64_t i = 0; i < cells->n_slots * cells->n_streams; i++) {
         if (shifts[i] != 0 && cells->pos[i] > 0) {
-            const int32_t moved = cells->pos[i] + shifts[i];
-            cells->pos[i] = moved > 0 ? moved : 0;
+            struct tkg_cell cell;
+            tkg_cell_get(cells, i, &cell);
+            for (uint32_t axis = 0; axis < cells->n_axes; axis++) {
+                cell.pos[axis] += shifts[i];
+            }
+            cell.pos[0] = cell.pos[0] >= 0 ? cell.pos[0] : -1;
+            tkg_cell_set(cells, i, &cell);
         }
     }
 }
@@ -83,17 +88,15 @@ static bool shift_all(struct tkg_backend *be, struct tkg_root *root, const struc
     const int64_t n_rows = node->src[1]->ne[0];
     for (int64_t slot = 0; slot < n_rows;) {
         c->n = 0;
-        c->pos_known = true;
         for (; slot < n_rows && c->n < CHUNK_ROWS; slot++) {
             if (shifts[slot] != 0) {
                 c->slots[c->n] = slot;
                 c->shifts[c->n] = shifts[slot];
-                c->pos[c->n] = root->cells->pos[slot] - 1;
-                c->pos_known = c->pos_known && root->cells->pos[slot] > 0;
                 c->klass[c->n] = root->cells->klass[slot];
                 c->n++;
             }
         }
+        c->pos_known = tkg_cells_get(root->cells, c->slots, c->n, c->pos);
         if (c->n > 0 && !shift_chunk(be, root, node, c)) {
             return false;
         }
