@@ -354,7 +354,7 @@ static void tile_i8(const struct tkv_codec_env *env, const uint8_t *page, struct
         env->kernels->trellis_tile_k(page + T, m->bits, D, buf->codes, buf->ahead);
     else
         env->kernels->trellis_tile_v(page + T, m->bits, D, (int8_t *)buf->codes, buf->ahead);
-    *out = (struct tkv_tile_i8){buf->codes, 0, buf->scale, buf->mean, 2};
+    *out = (struct tkv_tile_i8){buf->codes, 0, buf->scale, buf->mean, env->kind == TKV_K ? 2 : 1};
 }
 
 #define TIGHT(suffix, text, wire_id, what)                                                         \
