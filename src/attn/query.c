@@ -73,6 +73,8 @@ void tkv_worker_learned_queries(struct tkv_worker *w, uint8_t klass, uint32_t tu
     const struct tkv_layer_codec *codec = &job->layer->codec[klass][TKV_K];
     const struct tkv_codec_env env = tkv_layer_env(job->cache, job->layer, klass, TKV_K, w->head);
     const uint32_t D = env.head_dim, rows = TKV_PAGE_TOKENS;
+    const bool fused =
+        codec->ops->tile_i8 && !codec->unrotates && !(job->p->flags & TKV_ATTEND_EXACT);
     struct tkv_basis basis = {0};
     if (codec->learned && !codec->unrotates)
         codec->ops->basis(&env, &basis);
@@ -82,12 +84,14 @@ void tkv_worker_learned_queries(struct tkv_worker *w, uint8_t klass, uint32_t tu
         memcpy(w->decoded, w->q[TKV_PLAIN] + (size_t)r * D, (size_t)n * D * sizeof(float));
         if (codec->turns || codec->unrotates)
             tkv_turn_rows(job->cache, job->layer, turn, false, w->decoded, n);
-        if (basis.back_t)
+        if (basis.query.codes && fused)
+            env.kernels->basis_i16(w->decoded, n, D, &basis.query, q);
+        else if (basis.back_t)
             env.kernels->basis(w->decoded, n, D, basis.back_t, q);
         else
             memcpy(q, w->decoded, (size_t)n * D * sizeof(float));
     }
-    if (codec->ops->tile_i8 && !codec->unrotates && !(job->p->flags & TKV_ATTEND_EXACT))
+    if (fused)
         quantize(w, TKV_LEARNED, codec->ops->planes);
     w->learned_made = true;
     w->learned_class = klass;

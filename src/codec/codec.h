@@ -36,6 +36,7 @@ enum tkv_codec_caps {
 struct tkv_basis {
     const float *to, *back;
     const float *back_t; /* back transposed, for queries; keys only */
+    struct tkv_basis_i16 query; /* the same in integers; codes NULL: there is none */
 };
 
 /* Whose model is bound. */
@@ -79,7 +80,7 @@ struct tkv_codec_ops {
     const char *summary;
     uint16_t id;
     uint16_t caps;
-    uint32_t planes;    /* as tkv_tile_i8.planes */
+    uint32_t planes;    /* as tkv_tile_i8.planes; a tile of values may do with fewer */
     uint32_t code_bits; /* codes of 16 values; the rest of a page is side data: scales, means */
     bool (*supports)(uint32_t head_dim, tkv_kind kind);
     size_t (*page_bytes)(uint32_t head_dim, tkv_kind kind);

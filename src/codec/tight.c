@@ -9,6 +9,7 @@
 
 #include "base/half.h"
 #include "base/status.h"
+#include "codec/basis_i16.h"
 #include "codec/codec.h"
 #include "format/trellis.h"
 
@@ -29,6 +30,7 @@ struct model {
     float weight[TKV_MAX_HEAD_DIM]; /* what a unit error costs */
     float reach[TKV_MAX_HEAD_DIM];  /* tkv_kernels.trellis_codes */
     float most[TKV_MAX_HEAD_DIM];   /* the largest level, in steps */
+    float query[TKV_MAX_HEAD_DIM];  /* tkv_basis_i16.scale, whose codes follow the matrices */
     float matrices[];               /* to, back, back transposed: [D][D] each */
 };
 
@@ -44,7 +46,12 @@ static float *matrix(const struct model *m, uint32_t D, uint32_t i)
 
 static size_t model_bytes(uint32_t D)
 {
-    return matrices_at() + 3 * (size_t)D * D * sizeof(float);
+    return matrices_at() + (size_t)D * D * (3 * sizeof(float) + sizeof(int16_t));
+}
+
+static int16_t *query_codes(const struct model *m, uint32_t D)
+{
+    return (int16_t *)(void *)matrix(m, D, 3);
 }
 
 static bool supports(uint32_t D, tkv_kind kind)
@@ -69,8 +76,9 @@ static size_t bound_bytes(const struct tkv_codec_env *env, size_t *code_bytes)
 static void basis(const struct tkv_codec_env *env, struct tkv_basis *out)
 {
     const uint32_t D = env->head_dim;
-    *out = (struct tkv_basis){matrix(env->model, D, 0), matrix(env->model, D, 1),
-                              matrix(env->model, D, 2)};
+    const struct model *m = env->model;
+    *out = (struct tkv_basis){
+        matrix(m, D, 0), matrix(m, D, 1), matrix(m, D, 2), {query_codes(m, D), m->query}};
 }
 
 /* ---- binding ------------------------------------------------------------------------------- */
@@ -205,6 +213,7 @@ static tkv_status bind(const char *codec, const struct tkv_codec_env *env,
         m->weight[d] = m->weight[d] > 1e-12f ? m->weight[d] : 1e-12f;
     fold_units(m, D);
     transpose(matrix(m, D, 1), D, matrix(m, D, 2));
+    tkv_basis_quantize(matrix(m, D, 2), D, query_codes(m, D), m->query);
     for (uint32_t d = 0; d < D; d++)
         m->most[d] = largest_level(m->bits[d]);
     set_reach(m, D);
@@ -231,8 +240,9 @@ static float gain_of(uint32_t code)
 {
     if (code == 0)
         return 0.0f;
-    const int32_t e = (int32_t)code - GAIN_ONE + GAIN_OCTAVES * GAIN_STEPS; /* >= 1 */
-    return ldexpf(octave[e % GAIN_STEPS], e / GAIN_STEPS - GAIN_OCTAVES);
+    const uint32_t e = code - GAIN_ONE + GAIN_OCTAVES * GAIN_STEPS; /* >= 1 */
+    const uint32_t power = e / GAIN_STEPS + 127 - GAIN_OCTAVES;
+    return octave[e % GAIN_STEPS] * tkv_bits_f32(power << 23);
 }
 
 /* The code whose gain is nearest in proportion: gains are a fixed factor apart. */

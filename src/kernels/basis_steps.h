@@ -3,6 +3,7 @@
 #ifndef TKV_BASIS_STEPS_H
 #define TKV_BASIS_STEPS_H
 
+#include <math.h>
 #include <string.h>
 
 #include "base/compiler.h"
@@ -18,7 +19,7 @@ TKV_INLINE void tkv_basis_block(const float *restrict x, uint32_t n_rows, uint32
     for (uint32_t i = 0; i < D; i++)
         for (uint32_t r = 0; r < n_rows; r++)
             for (size_t j = 0; j < lanes; j++)
-                sum[r][j] += x[(size_t)r * D + i] * m[(size_t)i * D + j];
+                sum[r][j] = fmaf(x[(size_t)r * D + i], m[(size_t)i * D + j], sum[r][j]);
     for (uint32_t r = 0; r < n_rows; r++)
         memcpy(y + (size_t)r * D, sum[r], lanes * sizeof(float));
 }
@@ -43,17 +44,27 @@ TKV_INLINE void tkv_basis_all(const float *restrict x, size_t n, uint32_t D,
         tkv_basis_rows(x + r * D, 1, D, m, y + r * D);
 }
 
+TKV_INLINE void tkv_turn_pairs(float *restrict x, uint32_t step, uint32_t apart, uint32_t n_pairs,
+                               const float (*restrict turn)[2])
+{
+    for (uint32_t i = 0; i < n_pairs; i++) {
+        const float a = x[i * step], b = x[i * step + apart];
+        const float c = turn[i][0], s = turn[i][1];
+        x[i * step] = a * c - b * s;
+        x[i * step + apart] = a * s + b * c;
+    }
+}
+
+/* Literal steps let the compiler use vectors. */
 TKV_INLINE void tkv_turn_all(float *restrict x, size_t n, uint32_t D, uint32_t half,
                              uint32_t n_pairs, const float (*restrict turn)[2])
 {
-    const uint32_t step = half ? 1 : 2, apart = half ? half : 1;
-    for (size_t r = 0; r < n; r++, x += D)
-        for (uint32_t i = 0; i < n_pairs; i++) {
-            const float a = x[i * step], b = x[i * step + apart];
-            const float c = turn[i][0], s = turn[i][1];
-            x[i * step] = a * c - b * s;
-            x[i * step + apart] = a * s + b * c;
-        }
+    for (size_t r = 0; r < n; r++, x += D) {
+        if (half)
+            tkv_turn_pairs(x, 1, half, n_pairs, turn);
+        else
+            tkv_turn_pairs(x, 2, 1, n_pairs, turn);
+    }
 }
 
 TKV_INLINE void tkv_turn_tile_all(float *restrict tile, uint32_t half, uint32_t n_pairs,

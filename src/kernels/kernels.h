@@ -36,6 +36,14 @@ struct tkv_ahead {
 /* Such calls for a row in softmax, and in quantize_weights. */
 #define TKV_STEPS_OF_ROW 8
 
+/* A basis in integers, m[i][j] = codes[i / 2][j][i % 2] * scale[j]. No sum of products with
+ * TKV_BASIS_MOST as the largest factor may leave 31 bits: tkv_basis_quantize() sees to it. */
+struct tkv_basis_i16 {
+    const int16_t *codes; /* [D/2][D][2], 64-byte aligned */
+    const float *scale;   /* [D] */
+};
+#define TKV_BASIS_MOST 8000
+
 struct tkv_polar_tables; /* format/polar.h */
 
 /* Angle codes of 64 rows, not yet in page order. */
@@ -62,9 +70,15 @@ struct tkv_kernels {
     /* The inverse (transpose) of rotate. */
     void (*unrotate)(float *x, size_t n, uint32_t D, const float *sign);
 
-    /* y[r][j] = sum_i x[r][i] * m[i][j] over i in ascending order, products and sums rounded one
-     * by one; x: [n][D], m: [D][D], 64-byte aligned. y must not overlap x. */
+    /* y[r][j] = sum_i x[r][i] * m[i][j], fmaf in ascending i from zero; x: [n][D], m: [D][D],
+     * 64-byte aligned. y must not overlap x. */
     void (*basis)(const float *x, size_t n, uint32_t D, const float *m, float *y);
+    /* The same to about 13 bits, in integers: c[i] = x[r][i] * (TKV_BASIS_MOST / max|x[r]|) to
+     * nearest even, y[r][j] = (float)(sum_i c[i] * codes[i][j]) * (scale[j] * unit), unit = max|x[r]|
+     * / TKV_BASIS_MOST. A row below 2^-100 counts as zeros, and one with a NaN or an infinity gives
+     * NaNs. */
+    void (*basis_i16)(const float *x, size_t n, uint32_t D, const struct tkv_basis_i16 *m,
+                      float *y);
     /* In place on n rows of D: pair i of values (i, i + half) for i < half, or (2 * i, 2 * i + 1)
      * when half is 0, becomes (a * c - b * s, a * s + b * c), c and s = turn[i][0, 1], for
      * i < n_pairs. */
