@@ -31,6 +31,10 @@ struct head_pass {
     float *da;        /* [n][group][dv]: gradient of the outputs */
     float *dk_rows, *dv_rows;
     float *p, *ds; /* [BLOCK * group][n] */
+    const struct graph_rope *rope;
+    float *to_page; /* back by the angle of the middle of their page, as the cache does it */
+    float *to_zero; /* back by their own angle: as before RoPE */
+    float *to_far;  /* as if they all stood at CAL_FAR */
 };
 
 static void softmax_row(const struct head_pass *h, float *s, size_t n_seen)
@@ -86,33 +90,47 @@ enum {
     PAGE = TKV_PAGE_TOKENS
 };
 
-static void turn_row(const struct graph_rope *rope, float *x, double by)
+static float *make_turns(const struct graph_rope *rope, size_t n, double (*by)(size_t t))
+{
+    float *turns = cli_alloc(n * rope->n_pairs * 2 + 1, sizeof(*turns));
+    for (size_t t = 0; t < n; t++)
+        for (size_t i = 0; i < rope->n_pairs; i++) {
+            const double angle = by(t) * (double)rope->freq[i];
+            turns[(t * rope->n_pairs + i) * 2] = (float)cos(angle);
+            turns[(t * rope->n_pairs + i) * 2 + 1] = (float)sin(angle);
+        }
+    return turns;
+}
+
+static double to_page(size_t t)
+{
+    return -(double)(t / PAGE * PAGE + PAGE / 2);
+}
+
+static double to_zero(size_t t)
+{
+    return -(double)t;
+}
+
+static double to_far(size_t t)
+{
+    return CAL_FAR - (double)t;
+}
+
+/* x: [n][per_token][dim]; turns: [n][n_pairs] cosine and sine. */
+static void turn_rows(const struct graph_rope *rope, const float *turns, float *x, size_t n,
+                      size_t per_token, uint32_t dim)
 {
     const size_t step = rope->halves ? 1 : 2, apart = rope->halves ? rope->n_pairs : 1;
-    for (size_t i = 0; i < rope->n_pairs; i++) {
-        const double angle = by * (double)rope->freq[i];
-        const float co = (float)cos(angle), si = (float)sin(angle);
-        float *a = x + i * step, *b = a + apart;
-        const float a0 = *a, b0 = *b;
-        *a = a0 * co - b0 * si;
-        *b = a0 * si + b0 * co;
+    for (size_t row = 0; row < n * per_token; row++, x += dim) {
+        const float *turn = turns + row / per_token * rope->n_pairs * 2;
+        for (size_t i = 0; i < rope->n_pairs; i++) {
+            float *a = x + i * step, *b = a + apart;
+            const float a0 = *a, b0 = *b, co = turn[2 * i], si = turn[2 * i + 1];
+            *a = a0 * co - b0 * si;
+            *b = a0 * si + b0 * co;
+        }
     }
-}
-
-/* By the angle of the middle of their page. */
-static void turn_rows(const struct graph_rope *rope, float *x, size_t n, uint32_t dim)
-{
-    for (size_t t = 0; t < n; t++)
-        turn_row(rope, x + t * dim, -(double)(t / PAGE * PAGE + PAGE / 2));
-}
-
-/* By the angle of their own position, as if they stood at `at`. */
-static void turn_rows_to(const struct graph_rope *rope, float *x, size_t n, size_t per_token,
-                         uint32_t dim, double at)
-{
-    for (size_t t = 0; t < n; t++)
-        for (size_t i = 0; i < per_token; i++)
-            turn_row(rope, x + (t * per_token + i) * dim, at - (double)t);
 }
 
 /* ---- adding up ------------------------------------------------------------------------------ */
@@ -241,9 +259,11 @@ static void pass_free(struct head_pass *h)
 {
     free(h->q), free(h->k), free(h->v), free(h->da), free(h->dk_rows), free(h->dv_rows);
     free(h->p), free(h->ds);
+    free(h->to_page), free(h->to_zero), free(h->to_far);
 }
 
-static struct head_pass pass_new(const struct capture_layer *in, size_t n)
+static struct head_pass pass_new(const struct capture_layer *in, const struct graph_rope *rope,
+                                 size_t n)
 {
     const uint32_t group = in->n_q_heads / in->n_kv_heads;
     const size_t rows = (size_t)BLOCK * group;
@@ -261,6 +281,10 @@ static struct head_pass pass_new(const struct capture_layer *in, size_t n)
         .dv_rows = cli_alloc(n * in->v_head_dim, sizeof(float)),
         .p = cli_alloc(rows * n, sizeof(float)),
         .ds = cli_alloc(rows * n, sizeof(float)),
+        .rope = rope,
+        .to_page = make_turns(rope, n, to_page),
+        .to_zero = make_turns(rope, n, to_zero),
+        .to_far = make_turns(rope, n, to_far),
     };
 }
 
@@ -271,7 +295,7 @@ static void add_keys(const struct step *p, size_t layer, uint32_t head, const st
     struct cal_head *to = &p->c->layers[layer].heads[p->unit->klass][TKV_K][head];
     float *plain = cli_alloc(h->n * h->dk, sizeof(float));
     memcpy(plain, h->k, h->n * h->dk * sizeof(float));
-    turn_rows_to(&p->c->layers[layer].rope, plain, h->n, 1, h->dk, 0);
+    turn_rows(h->rope, h->to_zero, plain, h->n, 1, h->dk);
     put_samples(p, layer, TKV_K, head, plain, h->dk_rows);
     add_range(to, plain + p->first * h->dk, p->n);
     add_sum(to->plain_sum, plain + p->first * h->dk, p->n, h->dk);
@@ -280,7 +304,7 @@ static void add_keys(const struct step *p, size_t layer, uint32_t head, const st
     const size_t n_queries = (h->n - p->first) * h->group;
     float *queries = h->q + p->first * h->group * h->dk;
     add_square(to->query, queries, n_queries, h->dk, room);
-    turn_rows_to(&p->c->layers[layer].rope, h->q, h->n, h->group, h->dk, CAL_FAR);
+    turn_rows(h->rope, h->to_far, h->q, h->n, h->group, h->dk);
     add_square(to->query_far, queries, n_queries, h->dk, room);
     to->n_queries += (double)n_queries;
 }
@@ -302,8 +326,8 @@ static int one_head(const struct step *p, const struct capture_layer *in, size_t
         block_back(h, first, h->n - first < BLOCK ? h->n - first : BLOCK);
     add_keys(p, index, head, h, room);
     put_samples(p, index, TKV_V, head, h->v, h->dv_rows);
-    turn_rows(&layer->rope, h->k, h->n, h->dk);
-    turn_rows(&layer->rope, h->dk_rows, h->n, h->dk);
+    turn_rows(h->rope, h->to_page, h->k, h->n, 1, h->dk);
+    turn_rows(h->rope, h->to_page, h->dk_rows, h->n, 1, h->dk);
     add_head(k, h->k + p->first * h->dk, h->dk_rows + p->first * h->dk, p->n, room);
     add_range(v, h->v + p->first * h->dv, p->n);
     add_head(v, h->v + p->first * h->dv, h->dv_rows + p->first * h->dv, p->n, room);
@@ -318,7 +342,7 @@ static int whole_layer(const struct step *p, const struct capture_layer *in, siz
 {
     struct calibration *c = p->c;
     const uint32_t most = in->k_head_dim > in->v_head_dim ? in->k_head_dim : in->v_head_dim;
-    struct head_pass h = pass_new(in, p->n_tokens);
+    struct head_pass h = pass_new(in, &c->layers[index].rope, p->n_tokens);
     float *noise = cli_alloc(h.n * c->layers[index].n_embd, sizeof(float));
     float *room = cli_alloc((size_t)most * most, sizeof(float));
     uint64_t rng = cal_random(c, index);
