@@ -39,7 +39,7 @@ static int parse(struct options *o, int argc, char **argv)
         {"train", 0, CLI_LIST, &o->trainers, "LIST", "what to train (tight)", 0, 0, true},
         {"stats", 0, CLI_TEXT, &o->stats, "FILE", "keep the statistics, for other trainers", 0, 0,
          false},
-        {"seed", 0, CLI_COUNT, &o->seed, "N", "of all random numbers (1)", 0, INT64_MAX, false},
+        {"seed", 's', CLI_COUNT, &o->seed, "N", "of all random numbers (1)", 0, INT64_MAX, false},
     };
     const struct cli_syntax syntax = {"calibrate", "MODEL --text FILE -o BOOK [options]", about,
                                       options, sizeof(options) / sizeof(options[0])};
