@@ -1,6 +1,7 @@
 /* The size of a coded cache. The library itself says how much a page, a table and an open page
  * take: a cache of one and of two heads, and two lengths of it, are filled; the bytes are linear
- * in both beyond that. */
+ * in both beyond that. Codecs that cannot code without a book have pages of a known size all the
+ * same: others stand in for them. */
 #include "cache_size.h"
 
 #include <stdlib.h>
@@ -19,6 +20,27 @@ bool cache_can_code(const tkv_spec *spec, uint32_t k_head_dim, uint32_t v_head_d
            tkv_page_bytes(spec->v, TKV_V, v_head_dim) != 0;
 }
 
+static bool needs_book(tkv_codec codec)
+{
+    tkv_codec_info info = {.struct_size = sizeof(info)};
+    for (uint32_t i = 0; tkv_codec_describe(i, &info) == TKV_OK; i++)
+        if (info.id == codec.id)
+            return info.needs_book;
+    return false;
+}
+
+/* Puts q8 in a codec's place; returns by how much a page of it is too large. */
+static double stand_in(tkv_codec *codec, tkv_kind kind, uint32_t head_dim)
+{
+    if (!needs_book(*codec))
+        return 0;
+    const double real = (double)tkv_page_bytes(*codec, kind, head_dim);
+    tkv_error err;
+    if (tkv_codec_find("q8", codec, &err) != TKV_OK)
+        return 0;
+    return (double)tkv_page_bytes(*codec, kind, head_dim) - real;
+}
+
 static tkv_status write_batch(tkv_cache *cache, const struct cache_shape *s, const float *rows,
                               uint32_t first, uint32_t n, tkv_error *err)
 {
@@ -34,8 +56,9 @@ static tkv_status write_batch(tkv_cache *cache, const struct cache_shape *s, con
     return status == TKV_OK ? tkv_cache_seal(cache, 0, err) : status;
 }
 
-static tkv_status fill(tkv_cache *cache, const struct cache_shape *s, double *n_bytes,
-                       tkv_error *err)
+/* too_large: bytes by which a page of keys and one of values are so. */
+static tkv_status fill(tkv_cache *cache, const struct cache_shape *s, double too_large,
+                       double *n_bytes, tkv_error *err)
 {
     tkv_layer_params layer = {.struct_size = sizeof(layer),
                               .n_kv_heads = s->n_kv_heads,
@@ -57,17 +80,21 @@ static tkv_status fill(tkv_cache *cache, const struct cache_shape *s, double *n_
     if (status == TKV_OK)
         status = tkv_cache_get_stats(cache, &stats);
     if (status == TKV_OK)
-        *n_bytes = (double)(stats.sealed_bytes + stats.open_bytes + stats.meta_bytes);
+        *n_bytes = (double)(stats.sealed_bytes + stats.open_bytes + stats.meta_bytes) -
+                   (double)stats.n_pages_sealed / 2 * too_large;
     return status;
 }
 
 static tkv_status size_of_filled(tkv_context *ctx, const tkv_spec *spec, struct cache_shape shape,
                                  double *n_bytes, tkv_error *err)
 {
+    tkv_spec filled = *spec;
+    const double too_large = stand_in(&filled.k, TKV_K, shape.k_head_dim) +
+                             stand_in(&filled.v, TKV_V, shape.v_head_dim);
     tkv_cache *cache = NULL;
-    tkv_status status = tkv_cache_create(ctx, spec, &cache, err);
+    tkv_status status = tkv_cache_create(ctx, &filled, &cache, err);
     if (status == TKV_OK)
-        status = fill(cache, &shape, n_bytes, err);
+        status = fill(cache, &shape, too_large, n_bytes, err);
     tkv_cache_destroy(cache);
     return status;
 }
