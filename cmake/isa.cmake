@@ -12,7 +12,7 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
     foreach(f ${kernels_x86})
         if(f MATCHES "_avx512\\.c$" AND TKV_AVX512)
             set_source_files_properties(${f} PROPERTIES COMPILE_OPTIONS
-                "-mavx512f;-mavx512bw;-mavx512vl;-mavx512dq;-mavx512vnni;-mavx512vbmi;-mavx2;-mfma;-mf16c;-mbmi2;-mprefer-vector-width=512")
+                "-mavx512f;-mavx512bw;-mavx512vl;-mavx512dq;-mavx512vnni;-mavx512vbmi;-mgfni;-mavx2;-mfma;-mf16c;-mbmi2;-mprefer-vector-width=512")
             list(APPEND kernel_files ${f})
             list(APPEND kernel_defs TKV_HAVE_AVX512)
         elseif(f MATCHES "_avx2\\.c$" AND TKV_AVX2)

@@ -72,7 +72,7 @@ TKV_API const char *tkv_status_string(tkv_status status);
 /* Instruction-set levels, as bits of tkv_context_params.cpu_mask and of tkv_context_cpu(). The
  * portable reference is always there. Since 0.1. */
 #define TKV_CPU_AVX2    (1u << 0) /* AVX2, FMA, F16C, BMI2 */
-#define TKV_CPU_AVX512  (1u << 1) /* AVX-512 F, BW, VL, DQ, VNNI, VBMI */
+#define TKV_CPU_AVX512  (1u << 1) /* AVX-512 F, BW, VL, DQ, VNNI, VBMI, and GFNI */
 #define TKV_CPU_BF16    (1u << 2) /* AVX-512 BF16 */
 #define TKV_CPU_NEON    (1u << 3) /* Advanced SIMD */
 #define TKV_CPU_DOTPROD (1u << 4) /* Advanced SIMD with 8-bit dot products */

@@ -45,9 +45,9 @@ uint32_t tkv_cpu_features(void)
         return 0;
     features |= TKV_CPU_AVX2;
     const uint32_t f = 1u << 16, dq = 1u << 17, bw = 1u << 30, vl = 1u << 31;
-    const uint32_t vbmi = 1u << 1, vnni = 1u << 11;
+    const uint32_t vbmi = 1u << 1, gfni = 1u << 8, vnni = 1u << 11;
     if ((saved & 0xe0) == 0xe0 /* opmask and zmm */ && has(l7.b, f | dq | bw | vl) &&
-        has(l7.c, vbmi | vnni)) {
+        has(l7.c, vbmi | gfni | vnni)) {
         features |= TKV_CPU_AVX512;
         if (has(l7s1.a, 1u << 5))
             features |= TKV_CPU_BF16;

@@ -10,38 +10,63 @@
 
 void tkv_trellis_avx512(struct tkv_kernels *k);
 
-/* What turns pages into levels: the place in the codes, and the windows so far. */
+/* What turns a page into levels: the codes so far, and the table of the rate that it is at. */
 struct stream {
     const uint8_t *codes;
-    __m512i windows;
+    size_t used; /* bytes */
+    __m512i table[4];
+    uint32_t bits;        /* of the table */
+    uint8_t head[2 * 64]; /* zeros and the first codes: the windows before 8 bits have come */
 };
 
-TKV_INLINE __m512i look_up(const int8_t *levels, __m512i windows)
+static void open_stream(struct stream *s, const uint8_t *codes, const uint8_t *bits, uint32_t D)
 {
-    const __m512i low = _mm512_permutex2var_epi8(_mm512_loadu_si512(levels), windows,
-                                                 _mm512_loadu_si512(levels + 64));
-    const __m512i high = _mm512_permutex2var_epi8(_mm512_loadu_si512(levels + 128), windows,
-                                                  _mm512_loadu_si512(levels + 192));
+    size_t n = 0;
+    for (uint32_t d = 0; d < D && n < 8; d++)
+        n += bits[d];
+    *s = (struct stream){.codes = codes};
+    memcpy(s->head + 64, codes, (n < 8 ? n : 8) * sizeof(uint64_t));
+}
+
+/* The levels of one more coefficient, by token. A window is 8 words of 64 bits, one a bit: bytes
+ * are put together by groups of 8 tokens, and each group's 8 x 8 bits are turned around. */
+TKV_INLINE __m512i next_levels(struct stream *s, uint32_t bits)
+{
+    const __m512i by_group = _mm512_set_epi8(
+        63, 55, 47, 39, 31, 23, 15, 7, 62, 54, 46, 38, 30, 22, 14, 6, 61, 53, 45, 37, 29, 21, 13, 5,
+        60, 52, 44, 36, 28, 20, 12, 4, 59, 51, 43, 35, 27, 19, 11, 3, 58, 50, 42, 34, 26, 18, 10, 2,
+        57, 49, 41, 33, 25, 17, 9, 1, 56, 48, 40, 32, 24, 16, 8, 0);
+    const __m512i token = _mm512_set1_epi64((int64_t)0x8040201008040201u);
+    if (bits == 0)
+        return _mm512_setzero_si512();
+    if (bits != s->bits) {
+        for (int i = 0; i < 4; i++)
+            s->table[i] = _mm512_loadu_si512(tkv_trellis_levels[bits] + i * 64);
+        s->bits = bits;
+    }
+    s->used += bits * sizeof(uint64_t);
+    const uint8_t *words = s->used < 64 ? s->head + s->used : s->codes + s->used - 64;
+    const __m512i groups = _mm512_permutexvar_epi8(by_group, _mm512_loadu_si512(words));
+    const __m512i windows = _mm512_gf2p8affine_epi64_epi8(token, groups, 0);
+    const __m512i low = _mm512_permutex2var_epi8(s->table[0], windows, s->table[1]);
+    const __m512i high = _mm512_permutex2var_epi8(s->table[2], windows, s->table[3]);
     return _mm512_mask_blend_epi8(_mm512_movepi8_mask(windows), low, high);
 }
 
-/* The levels of one more coefficient, by token. */
-TKV_INLINE __m512i next_levels(struct stream *s, uint32_t bits)
+TKV_INLINE void store_lanes(void *at, size_t apart, __m512i x)
 {
-    const __m512i one = _mm512_set1_epi8(1);
-    for (uint32_t plane = 0; plane < bits; plane++, s->codes += sizeof(uint64_t)) {
-        uint64_t word;
-        memcpy(&word, s->codes, sizeof word);
-        s->windows = _mm512_add_epi8(s->windows, s->windows);
-        s->windows = _mm512_mask_add_epi8(s->windows, _cvtu64_mask64(word), s->windows, one);
-    }
-    return look_up(tkv_trellis_levels[bits], s->windows);
+    uint8_t *p = at;
+    _mm_store_si128((__m128i *)(void *)p, _mm512_castsi512_si128(x));
+    _mm_store_si128((__m128i *)(void *)(p + apart), _mm512_extracti32x4_epi32(x, 1));
+    _mm_store_si128((__m128i *)(void *)(p + 2 * apart), _mm512_extracti32x4_epi32(x, 2));
+    _mm_store_si128((__m128i *)(void *)(p + 3 * apart), _mm512_extracti32x4_epi32(x, 3));
 }
 
 static void trellis_tile_k_avx512(const uint8_t *codes, const uint8_t *bits, uint32_t D,
                                   uint8_t *tile, struct tkv_ahead *ahead)
 {
-    struct stream s = {codes, _mm512_setzero_si512()};
+    struct stream s;
+    open_stream(&s, codes, bits, D);
     const __m512i bias = _mm512_set1_epi8((char)0x80);
     const size_t block = (size_t)D / 4 * 64;
     for (uint32_t d = 0; d < D; d += 4, tile += 64) {
@@ -53,56 +78,32 @@ static void trellis_tile_k_avx512(const uint8_t *codes, const uint8_t *bits, uin
         /* dims of a token side by side: in 128-bit lane b, tokens 16b + 0..3, 4..7, 8..11, 12..15 */
         const __m512i a = _mm512_unpacklo_epi8(x[0], x[1]), b = _mm512_unpackhi_epi8(x[0], x[1]);
         const __m512i c = _mm512_unpacklo_epi8(x[2], x[3]), e = _mm512_unpackhi_epi8(x[2], x[3]);
-        const __m512i y0 = _mm512_unpacklo_epi16(a, c), y1 = _mm512_unpackhi_epi16(a, c);
-        const __m512i y2 = _mm512_unpacklo_epi16(b, e), y3 = _mm512_unpackhi_epi16(b, e);
-        /* then the lanes of a block of 16 tokens */
-        const __m512i z0 = _mm512_shuffle_i32x4(y0, y1, 0x44),
-                      z1 = _mm512_shuffle_i32x4(y2, y3, 0x44);
-        const __m512i z2 = _mm512_shuffle_i32x4(y0, y1, 0xee),
-                      z3 = _mm512_shuffle_i32x4(y2, y3, 0xee);
-        _mm512_store_si512(tile, _mm512_shuffle_i32x4(z0, z1, 0x88));
-        _mm512_store_si512(tile + block, _mm512_shuffle_i32x4(z0, z1, 0xdd));
-        _mm512_store_si512(tile + 2 * block, _mm512_shuffle_i32x4(z2, z3, 0x88));
-        _mm512_store_si512(tile + 3 * block, _mm512_shuffle_i32x4(z2, z3, 0xdd));
-    }
-}
-
-/* Rows of 16 words become columns. */
-TKV_INLINE void transpose_words(__m512i x[16])
-{
-    __m512i y[16];
-    for (int i = 0; i < 16; i += 4) {
-        const __m512i a = _mm512_unpacklo_epi32(x[i], x[i + 1]);
-        const __m512i b = _mm512_unpackhi_epi32(x[i], x[i + 1]);
-        const __m512i c = _mm512_unpacklo_epi32(x[i + 2], x[i + 3]);
-        const __m512i d = _mm512_unpackhi_epi32(x[i + 2], x[i + 3]);
-        y[i] = _mm512_unpacklo_epi64(a, c), y[i + 1] = _mm512_unpackhi_epi64(a, c);
-        y[i + 2] = _mm512_unpacklo_epi64(b, d), y[i + 3] = _mm512_unpackhi_epi64(b, d);
-    }
-    for (int i = 0; i < 4; i++) {
-        const __m512i a = _mm512_shuffle_i32x4(y[i], y[4 + i], 0x88);
-        const __m512i b = _mm512_shuffle_i32x4(y[i], y[4 + i], 0xdd);
-        const __m512i c = _mm512_shuffle_i32x4(y[8 + i], y[12 + i], 0x88);
-        const __m512i d = _mm512_shuffle_i32x4(y[8 + i], y[12 + i], 0xdd);
-        x[i] = _mm512_shuffle_i32x4(a, c, 0x88), x[8 + i] = _mm512_shuffle_i32x4(a, c, 0xdd);
-        x[4 + i] = _mm512_shuffle_i32x4(b, d, 0x88), x[12 + i] = _mm512_shuffle_i32x4(b, d, 0xdd);
+        store_lanes(tile, block, _mm512_unpacklo_epi16(a, c));
+        store_lanes(tile + 16, block, _mm512_unpackhi_epi16(a, c));
+        store_lanes(tile + 32, block, _mm512_unpacklo_epi16(b, e));
+        store_lanes(tile + 48, block, _mm512_unpackhi_epi16(b, e));
     }
 }
 
 static void trellis_tile_v_avx512(const uint8_t *codes, const uint8_t *bits, uint32_t D,
                                   int8_t *tile, struct tkv_ahead *ahead)
 {
-    struct stream s = {codes, _mm512_setzero_si512()};
-    const size_t group = (size_t)D / 16 * 64;
-    for (uint32_t d = 0; d < D; d += 16, tile += 64) {
-        __m512i x[16];
-        for (int i = 0; i < 16; i++) {
+    struct stream s;
+    open_stream(&s, codes, bits, D);
+    const size_t group = (size_t)D / 16 * 64; /* of 4 tokens */
+    for (uint32_t d = 0; d < D; d += 4, tile += 16) {
+        __m512i x[4];
+        for (int i = 0; i < 4; i++) {
             x[i] = next_levels(&s, bits[d + (uint32_t)i]);
             tkv_step_ahead(ahead);
         }
-        transpose_words(x);
-        for (size_t i = 0; i < 16; i++)
-            _mm512_store_si512(tile + i * group, x[i]);
+        /* four tokens of four dims side by side: in 128-bit lane b, of groups 4b + 0, 1, 2, 3 */
+        const __m512i a = _mm512_unpacklo_epi32(x[0], x[1]), b = _mm512_unpackhi_epi32(x[0], x[1]);
+        const __m512i c = _mm512_unpacklo_epi32(x[2], x[3]), e = _mm512_unpackhi_epi32(x[2], x[3]);
+        store_lanes(tile, 4 * group, _mm512_unpacklo_epi64(a, c));
+        store_lanes(tile + group, 4 * group, _mm512_unpackhi_epi64(a, c));
+        store_lanes(tile + 2 * group, 4 * group, _mm512_unpacklo_epi64(b, e));
+        store_lanes(tile + 3 * group, 4 * group, _mm512_unpackhi_epi64(b, e));
     }
 }
 
