@@ -1,5 +1,6 @@
 /* Trellis codes to tiles for AVX-512: one register holds a coefficient's windows of all 64 tokens. */
 #include <immintrin.h>
+#include <stdbool.h>
 #include <string.h>
 
 #include "base/compiler.h"
@@ -107,7 +108,10 @@ static void trellis_tile_v_avx512(const uint8_t *codes, const uint8_t *bits, uin
     }
 }
 
-/* --- the encoder's search, 32 tokens at a time, one in each 16-bit lane --- */
+/* --- the encoder's search, 32 tokens at a time, one in each 16-bit lane ---
+ *
+ * The cost of a window is looked at once: it goes straight into the choice among the windows that
+ * the next coefficient does not tell apart, and only the chosen ones are kept. */
 
 enum {
     STATES = TKV_TRELLIS_STATES,
@@ -115,81 +119,90 @@ enum {
 };
 
 struct search {
-    uint16_t path[STATES][LANES];
-    uint16_t best[STATES / 2][LANES];
+    uint16_t best[2][STATES / 2][LANES]; /* of the coefficient at hand, and of the next */
     uint8_t from[TKV_MAX_HEAD_DIM][STATES / 2][LANES];
 };
+_Static_assert(sizeof(struct search) <= TKV_TRELLIS_SCRATCH_BYTES, "the search's scratch");
 
-/* The cheapest of 2^k windows, for each of those that remain; returns the least of all. */
-TKV_INLINE __m512i merge_best(struct search *s, uint32_t k, uint8_t (*from)[LANES])
+/* A coefficient, and the one that comes after it. */
+struct step {
+    uint32_t bits;
+    __m512i x;
+    const int32_t *levels; /* [STATES], twice 16 bits each */
+    const uint16_t (*best)[LANES];
+    uint16_t (*next)[LANES];
+    uint8_t (*from)[LANES]; /* of the next */
+};
+
+/* `near`: no error is beyond TKV_TRELLIS_FAR. */
+TKV_INLINE __m512i cost_of(__m512i x, int32_t level, bool near)
+{
+    const __m512i e = _mm512_sub_epi16(x, _mm512_set1_epi32(level));
+    if (near)
+        return _mm512_mullo_epi16(e, e);
+    const __m512i far = _mm512_abs_epi16(e);
+    const __m512i cut = _mm512_min_epi16(far, _mm512_set1_epi16(TKV_TRELLIS_FAR));
+    return _mm512_add_epi16(_mm512_mullo_epi16(cut, cut), _mm512_sub_epi16(far, cut));
+}
+
+/* Windows that agree in all but their `k` oldest bits: the cheapest of them goes on. */
+TKV_INLINE void choose(const struct step *s, uint32_t k, bool near)
 {
     const uint32_t keep = STATES >> k;
+    uint32_t parent[STATES]; /* of window h * keep, less that of window 0 */
     __m512i least = _mm512_set1_epi16(-1);
+    for (uint32_t h = 0; h < 1u << k; h++)
+        parent[h] = h * keep >> s->bits;
     for (uint32_t m = 0; m < keep; m++) {
-        __m512i best = _mm512_load_si512(s->path[m]);
+        const uint16_t(*best)[LANES] = s->best + (m >> s->bits);
+        __m512i low = _mm512_add_epi16(_mm512_load_si512(best), cost_of(s->x, s->levels[m], near));
         __m256i who = _mm256_setzero_si256();
+        TKV_UNROLL
         for (uint32_t h = 1; h < 1u << k; h++) {
-            const __m512i other = _mm512_load_si512(s->path[h * keep + m]);
-            const __mmask32 better = _mm512_cmplt_epu16_mask(other, best);
-            best = _mm512_min_epu16(best, other);
+            const __m512i other = _mm512_add_epi16(_mm512_load_si512(best[parent[h]]),
+                                                   cost_of(s->x, s->levels[h * keep + m], near));
+            const __mmask32 better = _mm512_cmplt_epu16_mask(other, low);
+            low = _mm512_min_epu16(low, other);
             who = _mm256_mask_mov_epi8(who, better, _mm256_set1_epi8((char)h));
         }
-        _mm512_store_si512(s->best[m], best);
-        _mm256_store_si256((__m256i *)(void *)from[m], who);
-        least = _mm512_min_epu16(least, best);
+        _mm512_store_si512(s->next[m], low);
+        _mm256_store_si256((__m256i *)(void *)s->from[m], who);
+        least = _mm512_min_epu16(least, low);
     }
-    return least;
-}
-
-TKV_INLINE void extend(struct search *s, uint32_t k, __m512i x, const int16_t *levels,
-                       __m512i least)
-{
     const __m512i lost = _mm512_set1_epi16((short)TKV_TRELLIS_LOST);
-    const __m512i far = _mm512_set1_epi16(TKV_TRELLIS_FAR);
-    for (uint32_t m = 0; m < (uint32_t)STATES >> k; m++) {
-        const __m512i above = _mm512_sub_epi16(_mm512_load_si512(s->best[m]), least);
-        const __m512i before = _mm512_min_epu16(above, lost);
-        for (uint32_t w = m << k; w < (m + 1) << k; w++) {
-            const __m512i e = _mm512_abs_epi16(_mm512_sub_epi16(x, _mm512_set1_epi16(levels[w])));
-            const __m512i cut = _mm512_min_epi16(e, far);
-            const __m512i rest = _mm512_add_epi16(before, _mm512_sub_epi16(e, cut));
-            _mm512_store_si512(s->path[w], _mm512_add_epi16(rest, _mm512_mullo_epi16(cut, cut)));
-        }
+    for (uint32_t m = 0; m < keep; m++) {
+        const __m512i above = _mm512_sub_epi16(_mm512_load_si512(s->next[m]), least);
+        _mm512_store_si512(s->next[m], _mm512_min_epu16(above, lost));
     }
 }
 
-/* A literal k lets the compiler unroll the inner loops. */
-TKV_INLINE void step(struct search *s, uint32_t k, __m512i x, const int16_t *levels,
-                     uint8_t (*from)[LANES])
-{
-    const __m512i least = merge_best(s, k, from);
-    extend(s, k, x, levels, least);
-}
-
-static void step_any(struct search *s, uint32_t k, __m512i x, const int16_t *levels,
-                     uint8_t (*from)[LANES])
+/* A literal k lets the compiler unroll the inner loop. The last coefficient chooses among all. */
+TKV_INLINE void choose_any(const struct step *s, uint32_t k, bool near)
 {
     switch (k) {
     case 1:
-        step(s, 1, x, levels, from);
+        choose(s, 1, near);
         break;
     case 2:
-        step(s, 2, x, levels, from);
+        choose(s, 2, near);
         break;
     case 3:
-        step(s, 3, x, levels, from);
+        choose(s, 3, near);
         break;
     case 4:
-        step(s, 4, x, levels, from);
+        choose(s, 4, near);
         break;
     case 5:
-        step(s, 5, x, levels, from);
+        choose(s, 5, near);
         break;
     case 6:
-        step(s, 6, x, levels, from);
+        choose(s, 6, near);
+        break;
+    case 7:
+        choose(s, 7, near);
         break;
     default:
-        step(s, 7, x, levels, from);
+        choose(s, TKV_TRELLIS_WINDOW, near);
         break;
     }
 }
@@ -202,14 +215,20 @@ TKV_INLINE __m256i scaled(__m512 x, __m512 reach)
     return _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(cut));
 }
 
-static void scale_levels(const int8_t *levels, float reach, int16_t out[STATES])
+/* Levels to 16 bits, twice each; returns the largest magnitude. */
+static int32_t scale_levels(const int8_t *levels, float reach, int32_t out[STATES])
 {
     const __m512 r = _mm512_set1_ps(reach);
+    __m512i most = _mm512_setzero_si512();
     for (int w = 0; w < STATES; w += 16) {
         const __m128i l = _mm_loadu_si128((const __m128i *)(const void *)(levels + w));
-        const __m512 x = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(l));
-        _mm256_store_si256((__m256i *)(void *)(out + w), scaled(x, r));
+        const __m256i x = scaled(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(l)), r);
+        const __m512i once = _mm512_cvtepu16_epi32(x);
+        const __m512i twice = _mm512_or_si512(once, _mm512_slli_epi32(once, 16));
+        _mm512_store_si512(out + w, twice);
+        most = _mm512_max_epi16(most, _mm512_abs_epi16(twice));
     }
+    return _mm512_reduce_max_epi32(_mm512_srli_epi32(most, 16));
 }
 
 static __m512i scale_lanes(const float *x, float reach)
@@ -219,36 +238,70 @@ static __m512i scale_lanes(const float *x, float reach)
     return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
 }
 
-static void search_back(const struct search *s, const uint8_t *bits, uint32_t D, uint8_t *windows)
+static int32_t largest_lane(__m512i x)
 {
-    for (uint32_t t = 0; t < LANES; t++) {
-        uint32_t window = 0;
-        for (uint32_t w = 1; w < STATES; w++)
-            window = s->path[w][t] < s->path[window][t] ? w : window;
-        for (uint32_t d = D; d-- > 0;) {
-            const uint32_t k = bits[d];
-            windows[d * TKV_PAGE_TOKENS + t] = (uint8_t)window;
-            if (k)
-                window = window >> k | (uint32_t)s->from[d][window >> k][t]
-                                           << (TKV_TRELLIS_WINDOW - k);
+    const __m512i far = _mm512_abs_epi16(x);
+    return _mm512_reduce_max_epi32(_mm512_max_epi32(
+        _mm512_srli_epi32(far, 16), _mm512_and_si512(far, _mm512_set1_epi32(0xffff))));
+}
+
+static void one_step(struct step *s, const int8_t *levels, float reach, uint32_t next_bits)
+{
+    int32_t twice[STATES] __attribute__((aligned(64)));
+    const int32_t most = scale_levels(levels, reach, twice);
+    s->levels = twice;
+    if (most + largest_lane(s->x) <= TKV_TRELLIS_FAR)
+        choose_any(s, next_bits, true);
+    else
+        choose_any(s, next_bits, false);
+}
+
+/* The windows of the last coefficient's stream, then those before. All tokens take a step together,
+ * for a token's next step waits for its last. */
+static void search_back(const struct search *s, const uint8_t *bits, uint32_t D,
+                        const uint8_t last[LANES], uint8_t *windows)
+{
+    uint8_t window[LANES];
+    memcpy(window, last, sizeof window);
+    for (uint32_t d = D; d-- > 0;) {
+        const uint32_t k = bits[d];
+        memcpy(windows + (size_t)d * TKV_PAGE_TOKENS, window, sizeof window);
+        for (uint32_t t = 0; t < LANES && k; t++) {
+            const uint32_t rest = window[t] >> k;
+            window[t] = (uint8_t)(rest | (uint32_t)s->from[d][rest][t] << (TKV_TRELLIS_WINDOW - k));
         }
     }
+}
+
+static uint32_t next_coded(const uint8_t *bits, uint32_t d, uint32_t D)
+{
+    while (d < D && bits[d] == 0)
+        d++;
+    return d;
 }
 
 static void search_lanes(struct search *s, const float *x, const uint8_t *bits, const float *reach,
                          uint32_t D, uint8_t *windows)
 {
-    int16_t levels[STATES] __attribute__((aligned(64)));
-    for (uint32_t w = 0; w < STATES; w++)
-        _mm512_store_si512(s->path[w], _mm512_set1_epi16(w ? (short)TKV_TRELLIS_LOST : 0));
-    for (uint32_t d = 0; d < D; d++) {
-        if (bits[d] == 0)
-            continue;
-        scale_levels(tkv_trellis_levels[bits[d]], reach[d], levels);
-        step_any(s, bits[d], scale_lanes(x + (size_t)d * TKV_PAGE_TOKENS, reach[d]), levels,
-                 s->from[d]);
+    uint8_t last[1][LANES] __attribute__((aligned(32))) = {{0}};
+    uint32_t d = next_coded(bits, 0, D), now = 0;
+    for (uint32_t m = 0; d < D && m < (uint32_t)STATES >> bits[d]; m++) {
+        _mm512_store_si512(s->best[0][m], _mm512_set1_epi16(m ? (short)TKV_TRELLIS_LOST : 0));
+        memset(s->from[d][m], 0, LANES);
     }
-    search_back(s, bits, D, windows);
+    for (uint32_t next; d < D; d = next, now = !now) {
+        next = next_coded(bits, d + 1, D);
+        struct step step = {
+            .bits = bits[d],
+            .x = scale_lanes(x + (size_t)d * TKV_PAGE_TOKENS, reach[d]),
+            .best = (const uint16_t(*)[LANES])s->best[now],
+            .next = s->best[!now],
+            .from = next < D ? s->from[next] : last,
+        };
+        one_step(&step, tkv_trellis_levels[bits[d]], reach[d],
+                 next < D ? bits[next] : TKV_TRELLIS_WINDOW);
+    }
+    search_back(s, bits, D, last[0], windows);
 }
 
 static void trellis_codes_avx512(const float *x, const uint8_t *bits, const float *reach,
