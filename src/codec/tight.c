@@ -262,8 +262,10 @@ static uint8_t gain_code(float gain)
 
 /* ---- coding -------------------------------------------------------------------------------- */
 
+/* By coefficient, so that what is done for each token is done for all of them side by side. */
 struct scratch {
-    float columns[TKV_MAX_HEAD_DIM * T]; /* [D][64] in steps */
+    float rows[TKV_MAX_HEAD_DIM * T];    /* [D][64], less the mean */
+    float columns[TKV_MAX_HEAD_DIM * T]; /* [D][64], in steps */
     uint8_t windows[TKV_MAX_HEAD_DIM * T];
     uint8_t search[TKV_TRELLIS_SCRATCH_BYTES];
 };
@@ -274,49 +276,82 @@ static size_t scratch_bytes(uint32_t D)
     return sizeof(struct scratch);
 }
 
-/* Less its mean, over its rms over the coefficients that are coded, in steps. A row beyond all gains
- * is left as large or small as the nearest one makes it. */
-static void normalise(const struct model *m, uint32_t D, float *row, float *column)
+/* [64][D] to [D][64], less the mean; 8 tokens at a time so that all of them stay near. */
+static void turn_around(const struct model *m, uint32_t D, const float *x, float *rows)
 {
-    float sum = 0;
+    for (uint32_t t = 0; t < T; t += 8)
+        for (uint32_t d = 0; d < D; d++)
+            for (uint32_t i = t; i < t + 8; i++)
+                rows[(size_t)d * T + i] = x[(size_t)i * D + d] - m->mean[d];
+}
+
+/* One over the rms over the coefficients that are coded, in steps. A row beyond all gains is left as
+ * large or small as the nearest one makes it. */
+static void measure(const struct model *m, uint32_t D, const float *rows, float inverse[T])
+{
+    float sum[T] = {0};
     uint32_t n = 0;
     for (uint32_t d = 0; d < D; d++) {
         const float unit = tkv_trellis_unit[m->bits[d]];
-        row[d] -= m->mean[d];
-        if (m->bits[d])
-            sum += row[d] * row[d] * (unit * unit), n++;
+        for (uint32_t t = 0; t < T && m->bits[d]; t++)
+            sum[t] += rows[(size_t)d * T + t] * rows[(size_t)d * T + t] * (unit * unit);
+        n += m->bits[d] != 0;
     }
-    const float rms = n ? sqrtf(sum / (float)n) : 0.0f, least = gain_of(1), most = gain_of(255);
-    const float gain = rms < least ? least : rms < most ? rms : most;
-    const float inverse = 1.0f / (gain * TKV_TRELLIS_STEP);
-    for (uint32_t d = 0; d < D; d++) {
-        const float x = row[d] * inverse, end = m->most[d];
-        column[(size_t)d * T] = x > end ? end : x < -end ? -end : x;
+    const float least = gain_of(1), most = gain_of(255);
+    for (uint32_t t = 0; t < T; t++) {
+        const float rms = n ? sqrtf(sum[t] / (float)n) : 0.0f;
+        const float gain = rms < least ? least : rms < most ? rms : most;
+        inverse[t] = 1.0f / (gain * TKV_TRELLIS_STEP);
     }
 }
 
-/* The gain that fits best, over weighted errors. */
-static uint8_t fit(const struct model *m, uint32_t D, const float *row, const uint8_t *windows)
+static void normalise(const struct model *m, uint32_t D, const float *rows, float *columns)
 {
-    float product = 0, square = 0;
-    for (uint32_t d = 0; d < D; d++) {
-        const float level = (float)tkv_trellis_levels[m->bits[d]][windows[(size_t)d * T]];
-        product += m->weight[d] * row[d] * level;
-        square += m->weight[d] * level * level;
+    float inverse[T];
+    measure(m, D, rows, inverse);
+    for (uint32_t d = 0; d < D; d++, rows += T, columns += T) {
+        const float end = m->most[d];
+        for (uint32_t t = 0; t < T; t++) {
+            const float x = rows[t] * inverse[t], low = x < -end ? -end : x;
+            columns[t] = low > end ? end : low;
+        }
     }
-    return gain_code(square > 0 ? product / (square * TKV_TRELLIS_STEP) : 0.0f);
+}
+
+/* The gains that fit best, over weighted errors. */
+static void fit(const struct model *m, uint32_t D, const float *rows, const uint8_t *windows,
+                uint8_t gains[T])
+{
+    float product[T] = {0}, square[T] = {0};
+    for (uint32_t d = 0; d < D; d++, rows += T, windows += T) {
+        const int8_t *levels = tkv_trellis_levels[m->bits[d]];
+        float level[T];
+        for (uint32_t t = 0; t < T; t++)
+            level[t] = (float)levels[windows[t]];
+        for (uint32_t t = 0; t < T; t++) {
+            product[t] += m->weight[d] * rows[t] * level[t];
+            square[t] += m->weight[d] * level[t] * level[t];
+        }
+    }
+    for (uint32_t t = 0; t < T; t++)
+        gains[t] = gain_code(square[t] > 0 ? product[t] / (square[t] * TKV_TRELLIS_STEP) : 0.0f);
+}
+
+/* Bit `bit` of eight windows, the first one lowest. */
+static uint8_t gather(const uint8_t *windows, uint32_t bit)
+{
+    uint64_t x = 0;
+    for (uint32_t t = 0; t < 8; t++)
+        x |= (uint64_t)windows[t] << 8 * t;
+    return (uint8_t)((x >> bit & 0x0101010101010101u) * 0x0102040810204080u >> 56);
 }
 
 static void pack(const struct model *m, uint32_t D, const uint8_t *windows, uint8_t *codes)
 {
     for (uint32_t d = 0; d < D; d++, windows += T)
         for (uint32_t bit = m->bits[d]; bit-- > 0; codes += sizeof(uint64_t))
-            for (uint32_t byte = 0; byte < 8; byte++) {
-                uint32_t word = 0;
-                for (uint32_t t = 0; t < 8; t++)
-                    word |= (windows[byte * 8 + t] >> bit & 1u) << t;
-                codes[byte] = (uint8_t)word;
-            }
+            for (uint32_t byte = 0; byte < 8; byte++)
+                codes[byte] = gather(windows + byte * 8, bit);
 }
 
 static void encode(const struct tkv_codec_env *env, float *x, uint64_t valid, uint8_t *page,
@@ -325,11 +360,12 @@ static void encode(const struct tkv_codec_env *env, float *x, uint64_t valid, ui
     const struct model *m = env->model;
     struct scratch *s = scratch;
     const uint32_t D = env->head_dim;
-    for (uint32_t t = 0; t < T; t++)
-        normalise(m, D, x + (size_t)t * D, s->columns + t);
+    turn_around(m, D, x, s->rows);
+    normalise(m, D, s->rows, s->columns);
     env->kernels->trellis_codes(s->columns, m->bits, m->reach, D, s->windows, s->search);
+    fit(m, D, s->rows, s->windows, page);
     for (uint32_t t = 0; t < T; t++)
-        page[t] = valid >> t & 1 ? fit(m, D, x + (size_t)t * D, s->windows + t) : 0;
+        page[t] = valid >> t & 1 ? page[t] : 0;
     pack(m, D, s->windows, page + T);
 }
 
