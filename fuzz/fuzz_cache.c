@@ -34,6 +34,8 @@ static const char *const specs[] = {
     "k=turbo3c,v=turbo3,rot=none,sink=0,tail=0",
     "kv=turbo4,sink=64,tail=128",
     "kv=turbo4,visual.k=q8,visual.v=kivi4,sink=0,tail=0",
+    "kv=turbo4,visual.k=visual4,visual.v=visual4,sink=2,tail=8",
+    "kv=turbo4c,visual.k=turbo3c,visual.v=visual4,sink=0,tail=0",
     "kv=kvarn4,sink=0,tail=0",
     "k=qjl,v=kvarn3,sink=2,tail=0",
 };

@@ -258,6 +258,25 @@ def decode_qjl(page, kind, D):
     return levels.astype(f32) * (halves(page.take(128)) * f32(1 / 64))[:, None]
 
 
+def visual_codes(page, kind, D, bits):
+    """[64][D]: units of groups one above the other, groups in the order of sums."""
+    per = 8 // bits
+    units = page.bytes(8 * D * bits).reshape(-1, 1, 64)
+    groups = units >> (bits * np.arange(per)).reshape(1, per, 1) & ((1 << bits) - 1)
+    groups = groups.reshape(D, 64)
+    if kind == "K":
+        return groups.reshape(D // 4, 4, 16, 4).transpose(1, 2, 0, 3).reshape(TOKENS, D)
+    return groups.reshape(D // 16, 16, 16, 4).transpose(1, 3, 0, 2).reshape(TOKENS, D)
+
+
+def decode_visual(bits):
+    def decode(page, kind, D):
+        low, high = halves(page.take(2 * D)), halves(page.take(2 * D))
+        step = (high - low) / f32((1 << bits) - 1)
+        return low + visual_codes(page, kind, D, bits).astype(f32) * step
+    return decode
+
+
 # --- books: what learned codecs know of a model -----------------------------------------------
 
 GGUF_SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
@@ -362,6 +381,9 @@ CODECS = {  # name: decoder, whether rows are rotated
     "kvarn3": (decode_kvarn(3), True),
     "kvarn2": (decode_kvarn(2), True),
     "qjl": (decode_qjl, True),
+    "visual1": (decode_visual(1), False),
+    "visual2": (decode_visual(2), False),
+    "visual4": (decode_visual(4), False),
 }
 
 

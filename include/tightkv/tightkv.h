@@ -134,6 +134,7 @@ typedef struct tkv_codec {
 
 #define TKV_CODEC_NONE        0    /* tkv_codec.id: no codec named */
 #define TKV_CODEC_NO_ROTATION (1u) /* tkv_codec.flags: rot=none, the papers' ablation */
+#define TKV_CODEC_QUANTILES   (2u) /* tkv_codec.flags: ranges between quantiles, for visual codecs */
 
 /* What a codec is, for tables and choices. Strings are static. */
 typedef struct tkv_codec_info {
@@ -201,7 +202,7 @@ typedef struct tkv_spec {
 
 /* Parses a spec: comma-separated key=value; a codec's name at the start stands for keys and
  * values alike, a preset's name for the preset, and keys after it change it ("turbo4",
- * "small,tail=256"). Keys: k v kv visual.k visual.v sink tail rot strict
+ * "small,tail=256"). Keys: k v kv visual.k visual.v visual.range sink tail rot strict
  * book.
  *   text  NUL-terminated, borrowed; NULL or "" is the default preset
  * Errors: TKV_ERR_SPEC naming the word at fault and what is allowed there. Since 0.1. */
@@ -246,8 +247,8 @@ typedef struct tkv_layer_params {
     uint32_t n_kv_heads;
     uint32_t k_head_dim;
     uint32_t v_head_dim;
-    uint32_t n_slots;   /* slots of one stream */
-    uint32_t n_streams; /* unrelated sequences; slot s of stream i is i * n_slots + s */
+    uint32_t n_slots;     /* slots of one stream */
+    uint32_t n_streams;   /* unrelated sequences; slot s of stream i is i * n_slots + s */
     uint32_t model_layer; /* the layer's number in the model: what a book knows it by */
     uint32_t n_axes;      /* positions of a row: 0 or 1, or 3 for M-RoPE: time, height, width */
 } tkv_layer_params;

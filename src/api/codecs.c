@@ -26,7 +26,7 @@ tkv_status tkv_codec_describe(uint32_t i, tkv_codec_info *out)
         .whole_page = !!(ops->caps & TKV_CAP_WHOLE_PAGE),
         .idempotent = !!(ops->caps & TKV_CAP_IDEMPOTENT),
         .rotates = !!(ops->caps & TKV_CAP_ROTATES),
-        .fused = !!ops->tile_i8,
+        .fused = ops->tile_i8 || ops->ranges,
         .needs_book = !!(ops->caps & TKV_CAP_BOOK),
     };
     return TKV_OK;
@@ -69,7 +69,7 @@ static tkv_status begin(tkv_context *ctx, tkv_codec codec, tkv_kind kind, uint32
                         ops->name, head_dim, TKV_MAX_HEAD_DIM);
     *w = (struct work){
         .ops = ops,
-        .env = {.kernels = &ctx->kernels, .head_dim = head_dim, .kind = kind},
+        .env = {.kernels = &ctx->kernels, .head_dim = head_dim, .kind = kind, .flags = codec.flags},
         .rotates = (ops->caps & TKV_CAP_ROTATES) && !(codec.flags & TKV_CODEC_NO_ROTATION),
         .sign = ctx->sign,
         .page_bytes = ops->page_bytes(head_dim, kind),

@@ -71,10 +71,10 @@ static tkv_status parse_count(const char *key, const char *value, uint32_t most,
     return TKV_OK;
 }
 
-/* Spec under construction: rot= comes on top of the codecs, wherever it stands. */
+/* Spec under construction: rot= and visual.range= come on top of the codecs, wherever they stand. */
 struct draft {
     tkv_spec spec;
-    bool no_rotation;
+    bool no_rotation, quantiles;
 };
 
 static tkv_status set_rotation(struct draft *d, const char *value, tkv_error *err)
@@ -82,6 +82,15 @@ static tkv_status set_rotation(struct draft *d, const char *value, tkv_error *er
     if (strcmp(value, "none") != 0 && strcmp(value, "hadamard") != 0)
         return tkv_fail(err, TKV_ERR_SPEC, "rot=%.40s: hadamard or none is needed", value);
     d->no_rotation = strcmp(value, "none") == 0;
+    return TKV_OK;
+}
+
+static tkv_status set_range(struct draft *d, const char *value, tkv_error *err)
+{
+    if (strcmp(value, "minmax") != 0 && strcmp(value, "quantiles") != 0)
+        return tkv_fail(err, TKV_ERR_SPEC, "visual.range=%.40s: minmax or quantiles is needed",
+                        value);
+    d->quantiles = strcmp(value, "quantiles") == 0;
     return TKV_OK;
 }
 
@@ -128,9 +137,11 @@ static tkv_status set_key(struct draft *d, const char *key, const char *value, t
         return set_book(s, value, err);
     if (strcmp(key, "rot") == 0)
         return set_rotation(d, value, err);
+    if (strcmp(key, "visual.range") == 0)
+        return set_range(d, value, err);
     return tkv_fail(err, TKV_ERR_SPEC,
-                    "unknown key '%.40s'; there are: k v kv visual.k visual.v sink tail rot strict "
-                    "book",
+                    "unknown key '%.40s'; there are: k v kv visual.k visual.v visual.range sink "
+                    "tail rot strict book",
                     key);
 }
 
@@ -192,6 +203,9 @@ tkv_status tkv_spec_parse(const char *text, tkv_spec *out, tkv_error *err)
     for (size_t i = 0; i < 4 && d.no_rotation; i++)
         if (codecs[i]->id)
             codecs[i]->flags |= TKV_CODEC_NO_ROTATION;
+    for (size_t i = 2; i < 4 && d.quantiles; i++)
+        if (codecs[i]->id)
+            codecs[i]->flags |= TKV_CODEC_QUANTILES;
     *out = d.spec;
     return TKV_OK;
 }
@@ -206,10 +220,12 @@ tkv_status tkv_spec_print(const tkv_spec *spec, char *buf, size_t capacity)
         if (tkv_codec_by_id(visual_codec[i].id))
             snprintf(visual[i], sizeof visual[i], ",visual.%c=%s", "kv"[i],
                      tkv_codec_by_id(visual_codec[i].id) -> name);
-    const int n = snprintf(
-        buf, capacity, "k=%s,v=%s%s%s,sink=%u,tail=%u%s%s%s%s", tkv_codec_by_id(spec->k.id)->name,
-        tkv_codec_by_id(spec->v.id)->name, visual[0], visual[1], spec->sink, spec->tail,
-        spec->k.flags & TKV_CODEC_NO_ROTATION ? ",rot=none" : "", spec->strict ? ",strict=1" : "",
-        *spec->book ? ",book=" : "", spec->book);
+    const bool quantiles = (spec->visual_k.flags | spec->visual_v.flags) & TKV_CODEC_QUANTILES;
+    const int n =
+        snprintf(buf, capacity, "k=%s,v=%s%s%s%s,sink=%u,tail=%u%s%s%s%s",
+                 tkv_codec_by_id(spec->k.id)->name, tkv_codec_by_id(spec->v.id)->name, visual[0],
+                 visual[1], quantiles ? ",visual.range=quantiles" : "", spec->sink, spec->tail,
+                 spec->k.flags & TKV_CODEC_NO_ROTATION ? ",rot=none" : "",
+                 spec->strict ? ",strict=1" : "", *spec->book ? ",book=" : "", spec->book);
     return n < 0 || (size_t)n >= capacity ? TKV_ERR_RANGE : TKV_OK;
 }

@@ -37,57 +37,42 @@ static void start_rows(struct tkv_worker *w)
     }
 }
 
-/* The coded parts of a page, without the slots that `exact` has bits for (one word a query). */
-static void coded_parts(struct tkv_worker *w, size_t i_page, const struct tkv_coding *coded,
-                        const uint64_t *exact)
+static int64_t column_of(size_t i_page)
 {
-    const struct tkv_layer *layer = w->job->layer;
-    for (uint8_t klass = 0; klass < TKV_N_CLASSES; klass++) {
-        const uint64_t rows = tkv_part_rows(coded->klass, coded->visual, klass);
-        uint64_t allow[TKV_BLOCK_ROWS];
-        for (uint32_t i = 0; i < w->n_queries; i++)
-            allow[i] = rows & ~exact[i];
-        if (rows && tkv_worker_mask(w, i_page, allow))
-            tkv_worker_page(w, &(struct tkv_view){
-                                   .page = coded->page,
-                                   .coded = tkv_part(layer, coded->klass, coded->record, klass),
-                                   .places = coded->places,
-                                   .turn = coded->turn,
-                                   .klass = klass,
-                               });
-    }
+    return (int64_t)(i_page * TKV_PAGE_TOKENS);
 }
 
 /* Strict: exact rows where sink and tail allow, coded ones elsewhere. */
 static void strict_page(struct tkv_worker *w, size_t i_page, const struct tkv_coding *shadow)
 {
     const struct tkv_attend_job *job = w->job;
-    uint64_t exact[TKV_BLOCK_ROWS];
-    for (uint32_t i = 0; i < w->n_queries; i++)
-        exact[i] =
-            tkv_exact_bits(&job->cache->spec, shadow->page, job->p->q_pos, w->first_query + i);
-    if (tkv_worker_mask(w, i_page, exact))
+    uint64_t exact[TKV_BLOCK_ROWS], coded[TKV_BLOCK_ROWS];
+    for (uint32_t i = 0; i < w->n_queries; i++) {
+        const uint64_t bits =
+            tkv_exact_bits(job->cache, job->layer, shadow->page, job->p->q_pos, w->first_query + i);
+        exact[i] = bits & ~shadow->page->spanned;
+        coded[i] = ~bits & ~shadow->page->spanned;
+    }
+    if (tkv_worker_mask(w, column_of(i_page), exact))
         tkv_worker_page(w, &(struct tkv_view){.page = shadow->page});
-    coded_parts(w, i_page, shadow, exact);
+    if (tkv_worker_mask(w, column_of(i_page), coded))
+        tkv_worker_page(w, &(struct tkv_view){.page = shadow->page,
+                                              .coded = shadow->record,
+                                              .places = shadow->places,
+                                              .turn = shadow->turn});
 }
 
 static void any_page(struct tkv_worker *w, size_t i_page, struct tkv_page *page)
 {
-    static const uint64_t none[TKV_BLOCK_ROWS];
     const bool sealed = page->state == TKV_PAGE_SEALED;
-    if (sealed && page->klass == TKV_SPAN_MIXED)
-        coded_parts(w, i_page,
-                    &(struct tkv_coding){page, page->record, page->visual, page->places, page->turn,
-                                         page->klass},
-                    none);
-    else if (tkv_worker_mask(w, i_page, NULL))
-        tkv_worker_page(w, &(struct tkv_view){
-                               .page = page,
-                               .coded = sealed ? page->record : NULL,
-                               .places = page->places,
-                               .turn = sealed ? page->turn : 0,
-                               .klass = page->klass,
-                           });
+    uint64_t allow[TKV_BLOCK_ROWS];
+    for (uint32_t i = 0; page->spanned && i < w->n_queries; i++)
+        allow[i] = ~page->spanned;
+    if (tkv_worker_mask(w, column_of(i_page), page->spanned ? allow : NULL))
+        tkv_worker_page(w, &(struct tkv_view){.page = page,
+                                              .coded = sealed ? page->record : NULL,
+                                              .places = page->places,
+                                              .turn = sealed ? page->turn : 0});
 }
 
 /* acc[PLAIN] += what was summed up in the learned basis of a class. */
@@ -108,13 +93,12 @@ static void leave_basis(struct tkv_worker *w, uint8_t klass)
     }
 }
 
-static void run_chunk(struct tkv_worker *w, size_t chunk)
+static void run_pages(struct tkv_worker *w, size_t chunk)
 {
     const struct tkv_attend_job *job = w->job;
     const size_t first = chunk * TKV_CHUNK_PAGES;
     const size_t end =
         first + TKV_CHUNK_PAGES < job->n_pages ? first + TKV_CHUNK_PAGES : job->n_pages;
-    start_rows(w);
     for (size_t i = first; i < end; i++) {
         struct tkv_page *page = &job->pages[i];
         const bool follows = i + 1 < (job->in_order ? job->n_pages : end);
@@ -124,6 +108,16 @@ static void run_chunk(struct tkv_worker *w, size_t chunk)
         else
             any_page(w, i, page);
     }
+}
+
+static void run_chunk(struct tkv_worker *w, size_t chunk)
+{
+    const struct tkv_attend_job *job = w->job;
+    start_rows(w);
+    if (chunk < job->n_chunks)
+        run_pages(w, chunk);
+    else
+        tkv_worker_span(w, job->layer->spans[job->first_span + chunk - job->n_chunks]);
     if (w->acc_used[TKV_ACC_ROTATED])
         job->cache->ctx->kernels.unrotate(w->acc[TKV_ACC_ROTATED], w->n_rows,
                                           job->layer->head_dim[TKV_V], job->cache->ctx->sign);
@@ -196,6 +190,11 @@ static size_t block_part_floats(const struct tkv_attend_job *job)
     return (size_t)job->block_queries * job->group * part_floats(job);
 }
 
+static size_t count_chunks(const struct tkv_attend_job *job)
+{
+    return job->n_chunks + job->n_spans;
+}
+
 /* Item = (head, block): all chunks in order. Partials of a thread stand behind its worker's memory.
  * */
 static void block_item(void *arg, size_t item, uint32_t ith)
@@ -209,7 +208,7 @@ static void block_item(void *arg, size_t item, uint32_t ith)
                        item % job->n_blocks * job->block_queries);
     for (uint32_t r = 0; r < w.n_rows; r++)
         clear_part(job, part_at(job, parts, r));
-    for (size_t chunk = 0; chunk < job->n_chunks; chunk++) {
+    for (size_t chunk = 0; chunk < count_chunks(job); chunk++) {
         run_chunk(&w, chunk);
         merge_chunk(&w, parts);
     }
@@ -220,7 +219,7 @@ static void block_item(void *arg, size_t item, uint32_t ith)
 static void chunk_item(void *arg, size_t item, uint32_t ith)
 {
     const struct tkv_attend_job *job = arg;
-    const size_t block = item / job->n_chunks;
+    const size_t n_chunks = count_chunks(job), block = item / n_chunks;
     struct tkv_worker w;
     tkv_worker_init(&w, job, job->scratch + ith * job->scratch_bytes);
     tkv_worker_queries(&w, (uint32_t)(block / job->n_blocks),
@@ -228,7 +227,7 @@ static void chunk_item(void *arg, size_t item, uint32_t ith)
     float *parts = job->partials + item * block_part_floats(job);
     for (uint32_t r = 0; r < w.n_rows; r++)
         clear_part(job, part_at(job, parts, r));
-    run_chunk(&w, item % job->n_chunks);
+    run_chunk(&w, item % n_chunks);
     merge_chunk(&w, parts);
 }
 
@@ -236,13 +235,13 @@ static void chunk_item(void *arg, size_t item, uint32_t ith)
 static void merge_split(const struct tkv_attend_job *job)
 {
     const uint32_t D = job->layer->head_dim[TKV_V];
-    const size_t stride = block_part_floats(job);
+    const size_t stride = block_part_floats(job), n_chunks = count_chunks(job);
     for (size_t block = 0; block < job->layer->shape.n_kv_heads * job->n_blocks; block++) {
         const size_t first_query = block % job->n_blocks * job->block_queries,
                      left = job->p->n_q - first_query;
         const uint32_t n_queries = left < job->block_queries ? (uint32_t)left : job->block_queries;
-        float *total = job->partials + block * job->n_chunks * stride;
-        for (size_t chunk = 1; chunk < job->n_chunks; chunk++)
+        float *total = job->partials + block * n_chunks * stride;
+        for (size_t chunk = 1; chunk < n_chunks; chunk++)
             for (uint32_t r = 0; r < n_queries * job->group; r++) {
                 const struct part *part = part_at(job, total + chunk * stride, r);
                 merge(part_at(job, total, r), part->m, part->l, part->o, NULL, D);
@@ -278,6 +277,19 @@ static tkv_status check(const tkv_cache *cache, const tkv_attend_params *p, bool
     return TKV_OK;
 }
 
+/* The spans that begin before the last column and end after the first. */
+static void plan_spans(struct tkv_attend_job *job)
+{
+    const struct tkv_layer *layer = job->layer;
+    const int64_t first = job->p->first_slot, end = first + (int64_t)job->p->n_kv;
+    while (job->first_span < layer->n_spans &&
+           layer->spans[job->first_span]->first + layer->spans[job->first_span]->n_rows <= first)
+        job->first_span++;
+    while (job->first_span + job->n_spans < layer->n_spans &&
+           layer->spans[job->first_span + job->n_spans]->first < end)
+        job->n_spans++;
+}
+
 static void plan(struct tkv_attend_job *job)
 {
     const tkv_attend_params *p = job->p;
@@ -292,6 +304,7 @@ static void plan(struct tkv_attend_job *job)
                  (size_t)p->first_slot % n_slots / TKV_PAGE_TOKENS;
     job->n_pages = (p->n_kv + TKV_PAGE_TOKENS - 1) / TKV_PAGE_TOKENS;
     job->n_chunks = (job->n_pages + TKV_CHUNK_PAGES - 1) / TKV_CHUNK_PAGES;
+    plan_spans(job);
     job->split =
         layer->shape.n_kv_heads * job->n_blocks < 4 * tkv_n_threads(&job->cache->ctx->executor);
     job->in_order = !job->split || tkv_n_threads(&job->cache->ctx->executor) == 1;
@@ -324,7 +337,7 @@ static bool needs_shadow(const struct tkv_attend_job *job, const struct tkv_page
     if (page->state != TKV_PAGE_OPEN)
         return false;
     for (size_t i = 0; i < job->p->n_q; i++)
-        if (tkv_exact_bits(&job->cache->spec, page, job->p->q_pos, i) != UINT64_MAX)
+        if (tkv_exact_bits(job->cache, job->layer, page, job->p->q_pos, i) != UINT64_MAX)
             return true;
     return false;
 }
@@ -365,13 +378,13 @@ static tkv_status run(tkv_cache *cache, struct tkv_attend_job *job, tkv_error *e
     size_t threads_bytes, partial_bytes = 0;
     bool fits = tkv_mul(n_threads, job->scratch_bytes, &threads_bytes);
     if (job->split)
-        fits = fits && tkv_mul(n_blocks * job->n_chunks, part_bytes, &partial_bytes);
+        fits = fits && tkv_mul(n_blocks * count_chunks(job), part_bytes, &partial_bytes);
     job->scratch = fits ? tkv_cache_scratch(cache, threads_bytes + partial_bytes) : NULL;
     if (!job->scratch)
         return tkv_fail_nomem(err, threads_bytes + partial_bytes, "attention scratch");
     job->partials = (float *)(void *)(job->scratch + threads_bytes);
     if (job->split) {
-        tkv_parallel(&cache->ctx->executor, n_blocks * job->n_chunks, chunk_item, job);
+        tkv_parallel(&cache->ctx->executor, n_blocks * count_chunks(job), chunk_item, job);
         merge_split(job);
     } else {
         tkv_parallel(&cache->ctx->executor, n_blocks, block_item, job);
@@ -426,12 +439,13 @@ tkv_status tkv_attend_fractions(tkv_cache *cache, const tkv_attend_params *p,
         size_t live = 0, exact = 0;
         for (size_t j = 0; j < job.n_pages; j++) {
             const struct tkv_page *page = &job.pages[j];
-            const uint64_t bits = tkv_live_bits(p, i, j);
+            const uint64_t bits = tkv_live_bits(p, i, column_of(j));
             live += tkv_count_bits(bits);
             if (page->state == TKV_PAGE_OPEN)
-                exact += tkv_count_bits(cache->spec.strict
-                                            ? bits & tkv_exact_bits(&cache->spec, page, p->q_pos, i)
-                                            : bits);
+                exact += tkv_count_bits(bits & ~page->spanned &
+                                        (cache->spec.strict
+                                             ? tkv_exact_bits(cache, job.layer, page, p->q_pos, i)
+                                             : UINT64_MAX));
         }
         if (live)
             exact_sum += (double)exact / (double)live, n++;

@@ -19,25 +19,38 @@ enum tkv_domain {
     TKV_ROTATED,
     TKV_BALANCED, /* queries only: times balance, then rotated (or not, as the codec says) */
     TKV_LEARNED,  /* in a class's learned basis, or as they come; turned with the page */
+    TKV_SCALED,   /* times the steps of a span's codes */
     TKV_N_DOMAINS
 };
 
-/* Accumulators: of rows as written, rotated, and in the learned basis of each class. */
+/* Accumulators: of rows as written, rotated, in the learned basis of each class, and of the codes of
+ * a span. */
 enum {
     TKV_ACC_PLAIN = 0,
     TKV_ACC_ROTATED,
     TKV_ACC_LEARNED,
-    TKV_N_ACC = TKV_ACC_LEARNED + 2
+    TKV_ACC_SCALED = TKV_ACC_LEARNED + TKV_N_CLASSES,
+    TKV_N_ACC
 };
 
 /* A page as an item sees it: exact rows, coded bytes, or nothing (rows of zeros). */
 struct tkv_view {
-    const struct tkv_page *page; /* open rows, when `coded` is NULL and the page is open */
+    const struct tkv_page *page; /* open rows, when it is open and `coded` is NULL */
     uint8_t *coded;              /* sealed record */
+    const struct tkv_span *span; /* page i_page of it, instead of both */
+    uint32_t i_page;
     const struct tkv_places *places;
     uint32_t turn;
-    uint8_t klass;
 };
+
+static inline uint8_t tkv_view_class(const struct tkv_view *view)
+{
+    return view->span ? TKV_SPAN_VISUAL : TKV_SPAN_TEXT;
+}
+static inline bool tkv_view_coded(const struct tkv_view *view)
+{
+    return view->coded || view->span;
+}
 
 struct tkv_attend_job {
     const tkv_cache *cache;
@@ -46,7 +59,8 @@ struct tkv_attend_job {
     uint32_t group;
     uint32_t block_queries; /* queries of a block */
     size_t n_blocks;
-    size_t n_chunks;
+    size_t n_chunks; /* of pages; each span is a chunk of its own after these */
+    size_t first_span, n_spans;
     bool split;    /* each chunk is an item of its own */
     bool in_order; /* a thread that is through with a chunk goes on to the next */
     struct tkv_page *pages;
@@ -55,6 +69,11 @@ struct tkv_attend_job {
     float *partials;            /* split: [head][block][chunk][rows][2 + v_head_dim] */
     uint8_t *scratch;
     size_t scratch_bytes; /* of one thread */
+};
+
+/* How a row's logits of a span are narrowed: s becomes low + (s - low) * keep. */
+struct tkv_range {
+    float low, high, keep;
 };
 
 /* Working memory of one thread for one item. */
@@ -80,6 +99,11 @@ struct tkv_worker {
     float *w_scale;
     /* running state */
     struct tkv_softmax_row *state;
+    /* one span: see span.c */
+    float *low, *step;       /* [D], of the kind at hand */
+    float *span_bias;        /* [n_rows] what the query gives with the keys' low ends */
+    struct tkv_range *range; /* [n_rows] of the logits; NULL: they stay as they are */
+    struct tkv_range *range_buf;
     float *acc[TKV_N_ACC]; /* [n_rows][v_head_dim]; NULL where no codec asks for it */
     bool acc_used[TKV_N_ACC];
     /* What the queries in TKV_LEARNED are made for. */
@@ -103,22 +127,35 @@ void tkv_worker_init(struct tkv_worker *w, const struct tkv_attend_job *job, uin
 /* query.c: loads and transforms the queries of an item. */
 void tkv_worker_queries(struct tkv_worker *w, uint32_t head, size_t first_query);
 enum tkv_domain tkv_query_domain(const struct tkv_layer *layer, uint8_t klass);
+/* Codes of the queries in a domain, their scales, and what is left over. */
+void tkv_worker_quantize(struct tkv_worker *w, enum tkv_domain domain, uint32_t planes);
 /* Queries for the turn of a page and, where it has one, the learned basis of a class. */
 void tkv_worker_learned_queries(struct tkv_worker *w, uint8_t klass, uint32_t turn);
 
-/* mask.c: fills worker->mask and mask_use for one page, among the slots that `allow` has bits for
- * (one word a query, or NULL: all). Returns whether any query sees anything. */
-bool tkv_worker_mask(struct tkv_worker *w, size_t i_page, const uint64_t *allow);
-/* Live slots of one page for one query. */
-uint64_t tkv_live_bits(const tkv_attend_params *p, size_t query, size_t i_page);
-/* Slots of an open page that a query may read exactly under strict. */
-uint64_t tkv_exact_bits(const tkv_spec *spec, const struct tkv_page *page, const int32_t *q_pos,
-                        size_t query);
+/* mask.c: fills worker->mask and mask_use for 64 slots, from a column of the mask on, among those
+ * that `allow` has bits for (one word a query, or NULL: all). Returns whether any query sees
+ * anything. The column may lie before the first or past the last one, which hides slots. */
+bool tkv_worker_mask(struct tkv_worker *w, int64_t column, const uint64_t *allow);
+/* Live slots of 64 for one query. */
+uint64_t tkv_live_bits(const tkv_attend_params *p, size_t query, int64_t column);
+/* Slots of an open page that a query may read exactly under strict: by sink and tail, and those that
+ * wait for their span. */
+uint64_t tkv_exact_bits(const tkv_cache *cache, const struct tkv_layer *layer,
+                        const struct tkv_page *page, const int32_t *q_pos, size_t query);
 
 /* page.c: one page into the running state. The mask must be set. `next` (may be NULL) is the page
  * after it. */
 void tkv_worker_look_ahead(struct tkv_worker *w, const struct tkv_page *page,
                            const struct tkv_page *next);
 void tkv_worker_page(struct tkv_worker *w, const struct tkv_view *view);
+/* The logits alone, into worker->s. */
+void tkv_worker_scores(struct tkv_worker *w, const struct tkv_view *view);
+struct tkv_codec_env tkv_view_env(const struct tkv_worker *w, const struct tkv_view *view,
+                                  tkv_kind kind);
+
+/* span.c: one span into a running state that holds nothing yet. */
+void tkv_worker_span(struct tkv_worker *w, const struct tkv_span *span);
+/* Whether the codes of spans go through kernels of their own. */
+bool tkv_span_is_scaled(const struct tkv_worker *w, tkv_kind kind);
 
 #endif

@@ -8,17 +8,30 @@
 
 #define HIDDEN_F16 0xfc00u /* -inf */
 
-/* Columns of the mask that page i_page covers. */
-static uint32_t columns(const tkv_attend_params *p, size_t i_page)
+/* Of 64 slots from a column on, those that are columns of the mask: [first, end). */
+struct columns {
+    uint32_t first, end;
+};
+
+static uint32_t clamp_slot(int64_t t)
 {
-    const size_t left = p->n_kv - i_page * TKV_PAGE_TOKENS;
-    return left < TKV_PAGE_TOKENS ? (uint32_t)left : TKV_PAGE_TOKENS;
+    return t < 0 ? 0 : t < TKV_PAGE_TOKENS ? (uint32_t)t : TKV_PAGE_TOKENS;
 }
 
-static const uint8_t *mask_at(const tkv_attend_params *p, size_t query, size_t i_page)
+static struct columns columns(const tkv_attend_params *p, int64_t column)
 {
-    const size_t value = p->mask_type == TKV_F16 ? 2 : 4;
-    return (const uint8_t *)p->mask + query * p->mask_stride + i_page * TKV_PAGE_TOKENS * value;
+    return (struct columns){clamp_slot(-column), clamp_slot((int64_t)p->n_kv - column)};
+}
+
+static bool are_all(struct columns c)
+{
+    return c.first == 0 && c.end == TKV_PAGE_TOKENS;
+}
+
+static const uint8_t *mask_at(const tkv_attend_params *p, size_t query, int64_t column)
+{
+    const int64_t value = p->mask_type == TKV_F16 ? 2 : 4;
+    return (const uint8_t *)p->mask + query * p->mask_stride + column * value;
 }
 
 /* Whole f16 pages are mostly all 0 or all -inf: told from sixteen words. */
@@ -33,9 +46,14 @@ static enum tkv_mask_use look_f16(const uint8_t *mask)
     return any == 0 ? TKV_MASK_FREE : hidden == 0 ? TKV_MASK_HIDDEN : TKV_MASK_MIXED;
 }
 
-static void load_values(const tkv_attend_params *p, const uint8_t *mask, uint32_t n, float *values)
+static void load_values(const tkv_attend_params *p, size_t query, int64_t column, struct columns c,
+                        float *values)
 {
-    for (uint32_t t = 0; t < n; t++) {
+    for (uint32_t t = 0; t < TKV_PAGE_TOKENS; t++)
+        values[t] = -INFINITY;
+    const uint8_t *mask =
+        mask_at(p, query, column + c.first) - c.first * (p->mask_type == TKV_F16 ? 2u : 4u);
+    for (uint32_t t = c.first; t < c.end; t++) {
         if (p->mask_type == TKV_F16) {
             uint16_t h;
             memcpy(&h, mask + 2 * t, sizeof h);
@@ -44,28 +62,27 @@ static void load_values(const tkv_attend_params *p, const uint8_t *mask, uint32_
             memcpy(&values[t], mask + 4 * t, sizeof values[t]);
         }
     }
-    for (uint32_t t = n; t < TKV_PAGE_TOKENS; t++)
-        values[t] = -INFINITY;
 }
 
-static enum tkv_mask_use look(const tkv_attend_params *p, size_t query, size_t i_page,
+static enum tkv_mask_use look(const tkv_attend_params *p, size_t query, int64_t column,
                               float *values)
 {
-    const uint32_t n = columns(p, i_page);
-    if (!p->mask && n == TKV_PAGE_TOKENS)
+    const struct columns c = columns(p, column);
+    if (!p->mask && are_all(c))
         return TKV_MASK_FREE;
+    if (c.first >= c.end)
+        return TKV_MASK_HIDDEN;
     if (!p->mask) {
         for (uint32_t t = 0; t < TKV_PAGE_TOKENS; t++)
-            values[t] = t < n ? 0.0f : -INFINITY;
+            values[t] = t >= c.first && t < c.end ? 0.0f : -INFINITY;
         return TKV_MASK_MIXED;
     }
-    const uint8_t *mask = mask_at(p, query, i_page);
-    if (n == TKV_PAGE_TOKENS && p->mask_type == TKV_F16) {
-        const enum tkv_mask_use use = look_f16(mask);
+    if (are_all(c) && p->mask_type == TKV_F16) {
+        const enum tkv_mask_use use = look_f16(mask_at(p, query, column));
         if (use != TKV_MASK_MIXED)
             return use;
     }
-    load_values(p, mask, n, values);
+    load_values(p, query, column, c, values);
     for (uint32_t t = 0; t < TKV_PAGE_TOKENS; t++)
         if (values[t] != -INFINITY)
             return TKV_MASK_MIXED;
@@ -88,12 +105,12 @@ static enum tkv_mask_use restrict_to(uint64_t allow, enum tkv_mask_use use, floa
     return any ? TKV_MASK_MIXED : TKV_MASK_HIDDEN;
 }
 
-bool tkv_worker_mask(struct tkv_worker *w, size_t i_page, const uint64_t *allow)
+bool tkv_worker_mask(struct tkv_worker *w, int64_t column, const uint64_t *allow)
 {
     bool any = false;
     for (uint32_t i = 0; i < w->n_queries; i++) {
         float *values = w->mask + (size_t)i * TKV_PAGE_TOKENS;
-        enum tkv_mask_use use = look(w->job->p, w->first_query + i, i_page, values);
+        enum tkv_mask_use use = look(w->job->p, w->first_query + i, column, values);
         if (allow)
             use = restrict_to(allow[i], use, values);
         w->mask_use[i] = (uint8_t)use;
@@ -102,14 +119,14 @@ bool tkv_worker_mask(struct tkv_worker *w, size_t i_page, const uint64_t *allow)
     return any;
 }
 
-uint64_t tkv_live_bits(const tkv_attend_params *p, size_t query, size_t i_page)
+uint64_t tkv_live_bits(const tkv_attend_params *p, size_t query, int64_t column)
 {
     float values[TKV_PAGE_TOKENS];
-    switch (look(p, query, i_page, values)) {
+    switch (look(p, query, column, values)) {
     case TKV_MASK_HIDDEN:
         return 0;
     case TKV_MASK_FREE:
-        return tkv_first_bits(columns(p, i_page));
+        return UINT64_MAX;
     case TKV_MASK_MIXED:
         break;
     }
@@ -120,13 +137,14 @@ uint64_t tkv_live_bits(const tkv_attend_params *p, size_t query, size_t i_page)
     return bits;
 }
 
-uint64_t tkv_exact_bits(const tkv_spec *spec, const struct tkv_page *page, const int32_t *q_pos,
-                        size_t query)
+uint64_t tkv_exact_bits(const tkv_cache *cache, const struct tkv_layer *layer,
+                        const struct tkv_page *page, const int32_t *q_pos, size_t query)
 {
     if (!q_pos || page->nonfinite)
         return UINT64_MAX;
+    const tkv_spec *spec = &cache->spec;
     const struct tkv_open *info = tkv_open_info(page);
-    uint64_t bits = 0;
+    uint64_t bits = tkv_page_waiting(layer, page);
     for (uint32_t t = 0; t < TKV_PAGE_TOKENS; t++) {
         const int64_t pos = info->pos[t], distance = (int64_t)q_pos[query] - pos;
         const bool sink = pos != TKV_NO_POS && pos < (int64_t)spec->sink;

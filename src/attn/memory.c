@@ -19,6 +19,8 @@ static bool wants_domain(const struct tkv_layer *layer, enum tkv_domain domain)
 
 static bool wants_acc(const struct tkv_layer *layer, int acc)
 {
+    if (acc == TKV_ACC_SCALED)
+        return layer->codec[TKV_SPAN_VISUAL][TKV_V].ops->ranges;
     return acc < TKV_ACC_LEARNED || layer->codec[acc - TKV_ACC_LEARNED][TKV_V].learned;
 }
 
@@ -65,6 +67,10 @@ static void lay_out(struct tkv_worker *w, const struct tkv_attend_job *job, stru
     w->bias = carve(c, R * F);
     w->w = carve(c, R * T);
     w->w_scale = carve(c, R * F);
+    w->low = carve(c, D * F);
+    w->step = carve(c, D * F);
+    w->span_bias = carve(c, R * F);
+    w->range_buf = carve(c, R * sizeof *w->range_buf);
     w->state = carve(c, R * sizeof *w->state);
     for (int acc = 0; acc < TKV_N_ACC; acc++)
         w->acc[acc] = wants_acc(job->layer, acc) ? carve(c, R * Dv * F) : NULL;

@@ -15,17 +15,11 @@ static bool is_fused(const struct tkv_worker *w, uint8_t klass, tkv_kind kind)
     return codec->ops->tile_i8 && !codec->unrotates && !(w->job->p->flags & TKV_ATTEND_EXACT);
 }
 
-/* Of a sealed page, the class that is read first. */
-static uint8_t first_class(const struct tkv_page *page)
-{
-    return page->klass == TKV_SPAN_MIXED ? TKV_SPAN_TEXT : page->klass;
-}
-
 /* About as often as the kernels of a page call tkv_step_ahead. */
 static size_t count_steps(const struct tkv_worker *w, const struct tkv_page *page)
 {
     const size_t D = w->job->layer->head_dim[TKV_K], n_rows = w->n_rows;
-    if (page->state == TKV_PAGE_SEALED && is_fused(w, first_class(page), TKV_K))
+    if (page->state == TKV_PAGE_SEALED && is_fused(w, TKV_SPAN_TEXT, TKV_K))
         return D * ((n_rows + 3) / 4) + 2 * TKV_STEPS_OF_ROW * n_rows;
     return 4 * D * ((n_rows + 5) / 6) + TKV_STEPS_OF_ROW * n_rows;
 }
@@ -37,8 +31,8 @@ void tkv_worker_look_ahead(struct tkv_worker *w, const struct tkv_page *page,
     const void *at = w->s;
     size_t bytes = 0;
     if (next && next->state == TKV_PAGE_SEALED) {
-        const size_t *page_at = layer->page_at[first_class(next)] + 2 * (size_t)w->head;
-        at = tkv_sealed_page(layer, first_class(next), next->record, TKV_K, w->head);
+        const size_t *page_at = layer->page_at[TKV_SPAN_TEXT] + 2 * (size_t)w->head;
+        at = tkv_sealed_page(layer, next->record, TKV_K, w->head);
         bytes = page_at[2] - page_at[0];
     } else if (next && next->state == TKV_PAGE_OPEN) {
         at = tkv_open_rows(layer, next, TKV_K, w->head);
@@ -74,17 +68,33 @@ static void transpose(const float *restrict x, size_t D, float *restrict y)
         }
 }
 
+struct tkv_codec_env tkv_view_env(const struct tkv_worker *w, const struct tkv_view *view,
+                                  tkv_kind kind)
+{
+    const struct tkv_layer *layer = w->job->layer;
+    struct tkv_codec_env env =
+        tkv_layer_env(w->job->cache, layer, tkv_view_class(view), kind, w->head);
+    env.span = view->span ? tkv_span_side(layer, view->span, kind, w->head) : NULL;
+    return env;
+}
+
+static uint8_t *coded_page(const struct tkv_worker *w, const struct tkv_view *view, tkv_kind kind)
+{
+    const struct tkv_layer *layer = w->job->layer;
+    return view->span ? tkv_span_page(layer, view->span, kind, w->head, view->i_page)
+                      : tkv_sealed_page(layer, view->coded, kind, w->head);
+}
+
 /* The f32 tile of a kind; a page that is neither open nor coded is zeros. */
 static const float *tile_f32(struct tkv_worker *w, const struct tkv_view *view, tkv_kind kind)
 {
     const struct tkv_layer *layer = w->job->layer;
     const uint32_t D = layer->head_dim[kind];
     float *tile = (float *)(void *)(kind == TKV_K ? w->k_tile : w->v_tile);
-    if (view->coded) {
-        const struct tkv_codec_ops *ops = layer->codec[view->klass][kind].ops;
-        const struct tkv_codec_env env =
-            tkv_layer_env(w->job->cache, layer, view->klass, kind, w->head);
-        const uint8_t *page = tkv_sealed_page(layer, view->klass, view->coded, kind, w->head);
+    if (tkv_view_coded(view)) {
+        const struct tkv_codec_ops *ops = layer->codec[tkv_view_class(view)][kind].ops;
+        const struct tkv_codec_env env = tkv_view_env(w, view, kind);
+        const uint8_t *page = coded_page(w, view, kind);
         if (ops->tile_f32) {
             ops->tile_f32(&env, page, tile);
         } else if (kind == TKV_V) {
@@ -108,10 +118,7 @@ static const float *tile_f32(struct tkv_worker *w, const struct tkv_view *view, 
 static void tile_i8(struct tkv_worker *w, const struct tkv_view *view, tkv_kind kind,
                     struct tkv_tile_i8 *tile)
 {
-    const struct tkv_layer *layer = w->job->layer;
-    const struct tkv_codec_env env =
-        tkv_layer_env(w->job->cache, layer, view->klass, kind, w->head);
-    const uint8_t *page = tkv_sealed_page(layer, view->klass, view->coded, kind, w->head);
+    const struct tkv_codec_env env = tkv_view_env(w, view, kind);
     struct tkv_tile_buf buf = {
         .codes = kind == TKV_K ? w->k_tile : w->v_tile,
         .scale = kind == TKV_K ? w->k_scale : w->v_scale,
@@ -119,7 +126,8 @@ static void tile_i8(struct tkv_worker *w, const struct tkv_view *view, tkv_kind 
         .n_rows = w->n_rows,
         .ahead = ahead(w),
     };
-    layer->codec[view->klass][kind].ops->tile_i8(&env, page, &buf, tile);
+    w->job->layer->codec[tkv_view_class(view)][kind].ops->tile_i8(&env, coded_page(w, view, kind),
+                                                                  &buf, tile);
 }
 
 static void score_tile(struct tkv_worker *w, const struct tkv_tile_i8 *tile, const int8_t *q)
@@ -136,7 +144,7 @@ static void scores_i8(struct tkv_worker *w, const struct tkv_view *view)
 {
     const struct tkv_kernels *k = kernels(w);
     const uint32_t D = w->job->layer->head_dim[TKV_K];
-    const enum tkv_domain domain = tkv_query_domain(w->job->layer, view->klass);
+    const enum tkv_domain domain = tkv_query_domain(w->job->layer, tkv_view_class(view));
     struct tkv_tile_i8 tile;
     tile_i8(w, view, TKV_K, &tile);
     if (tile.mean)
@@ -160,17 +168,19 @@ static void scores_unrotated(struct tkv_worker *w, const struct tkv_view *view)
 {
     const struct tkv_layer *layer = w->job->layer;
     const uint32_t D = layer->head_dim[TKV_K];
-    const struct tkv_codec_ops *ops = layer->codec[view->klass][TKV_K].ops;
+    const uint8_t klass = tkv_view_class(view);
+    const struct tkv_layer_codec *codec = &layer->codec[klass][TKV_K];
     float *tile = (float *)(void *)w->k_tile;
     struct tkv_angles angles = {0};
     if (view->places)
         angles = tkv_page_angles(layer->turns, view->places, w->angles);
-    tkv_worker_learned_queries(w, view->klass, angles.turn);
-    if (ops->tile_f32 && !ops->basis && !layer->codec[view->klass][TKV_K].rotates) {
+    tkv_worker_learned_queries(w, klass, angles.turn);
+    if (codec->ops->tile_f32 && !codec->ops->basis && !codec->rotates) {
         tile_f32(w, view, TKV_K);
     } else {
-        const uint8_t *page = tkv_sealed_page(layer, view->klass, view->coded, TKV_K, w->head);
-        tkv_decode_unrotated(w->job->cache, layer, view->klass, TKV_K, w->head, page, w->decoded);
+        const struct tkv_coded coded = {
+            .page = coded_page(w, view, TKV_K), .klass = klass, .kind = TKV_K, .head = w->head};
+        tkv_decode_unrotated(w->job->cache, layer, &coded, w->decoded);
         transpose(w->decoded, D, tile);
     }
     if (view->places)
@@ -179,28 +189,48 @@ static void scores_unrotated(struct tkv_worker *w, const struct tkv_view *view)
     kernels(w)->score_f32(tile, w->q[TKV_LEARNED], D, w->n_rows, D, w->s, ahead(w));
 }
 
-static void scores(struct tkv_worker *w, const struct tkv_view *view)
+/* Scores of a span's codes, post-scaled: the steps are in the query, the low ends in span_bias. */
+static void scores_scaled(struct tkv_worker *w, const struct tkv_view *view)
 {
-    if (view->coded && w->job->layer->codec[view->klass][TKV_K].unrotates) {
-        scores_unrotated(w, view);
-        return;
-    }
-    if (view->coded && tkv_query_domain(w->job->layer, view->klass) == TKV_LEARNED)
-        tkv_worker_learned_queries(w, view->klass, view->turn);
-    if (view->coded && is_fused(w, view->klass, TKV_K)) {
-        scores_i8(w, view);
-        return;
-    }
-    const uint32_t D = w->job->layer->head_dim[TKV_K];
-    const enum tkv_domain domain =
-        view->coded ? tkv_query_domain(w->job->layer, view->klass) : TKV_PLAIN;
-    kernels(w)->score_f32(tile_f32(w, view, TKV_K), w->q[domain], D, w->n_rows, D, w->s, ahead(w));
+    const struct tkv_kernels *k = kernels(w);
+    const struct tkv_codec_ops *ops = w->job->layer->codec[TKV_SPAN_VISUAL][TKV_K].ops;
+    for (uint32_t t = 0; t < T; t++)
+        w->k_scale[t] = 1.0f;
+    k->visual_score(coded_page(w, view, TKV_K), w->job->layer->head_dim[TKV_K], ops->code_bits / 16,
+                    w->q8[TKV_SCALED][0], w->n_rows, w->si, ahead(w));
+    k->scale_scores(w->si, w->q8_scale[TKV_SCALED][0], w->k_scale, w->span_bias, w->n_rows, w->s);
 }
 
 static void softcap_row(float *s, float cap)
 {
     for (uint32_t t = 0; t < T; t++)
         s[t] = cap * tanhf(s[t] / cap);
+}
+
+void tkv_worker_scores(struct tkv_worker *w, const struct tkv_view *view)
+{
+    const uint8_t klass = tkv_view_class(view);
+    const bool coded = tkv_view_coded(view);
+    const bool unrotates = coded && w->job->layer->codec[klass][TKV_K].unrotates;
+    enum tkv_domain domain = coded ? tkv_query_domain(w->job->layer, klass) : TKV_PLAIN;
+    if (domain == TKV_LEARNED && !unrotates)
+        tkv_worker_learned_queries(w, klass, view->turn);
+    if (unrotates) {
+        scores_unrotated(w, view);
+    } else if (domain == TKV_SCALED && tkv_span_is_scaled(w, TKV_K)) {
+        scores_scaled(w, view);
+    } else if (coded && is_fused(w, klass, TKV_K)) {
+        scores_i8(w, view);
+    } else {
+        const uint32_t D = w->job->layer->head_dim[TKV_K];
+        if (domain == TKV_SCALED)
+            domain = TKV_PLAIN;
+        kernels(w)->score_f32(tile_f32(w, view, TKV_K), w->q[domain], D, w->n_rows, D, w->s,
+                              ahead(w));
+    }
+    const float softcap = w->job->p->softcap;
+    for (uint32_t r = 0; r < w->n_rows && softcap != 0.0f; r++)
+        softcap_row(w->s + (size_t)r * T, softcap);
 }
 
 static void rescale(struct tkv_worker *w, uint32_t row, float fix)
@@ -220,6 +250,12 @@ static void mask_row(const struct tkv_worker *w, uint32_t row)
         s[t] = mask[t] == -INFINITY ? -INFINITY : s[t] + slope * mask[t];
 }
 
+static void narrow_row(float *s, const struct tkv_range *range)
+{
+    for (uint32_t t = 0; t < T; t++)
+        s[t] = range->low + (s[t] - range->low) * range->keep;
+}
+
 /* Logits to weights relative to the running maxima, for rows of queries that see something of the
  * page. */
 static void weights_of(struct tkv_worker *w, uint32_t first, uint32_t n)
@@ -233,10 +269,9 @@ static void weights_of(struct tkv_worker *w, uint32_t first, uint32_t n)
 static void weights(struct tkv_worker *w)
 {
     const uint32_t group = w->job->group;
-    const float softcap = w->job->p->softcap;
     uint32_t done = 0; /* rows; the ones from here on that are ready go in one call */
-    for (uint32_t r = 0; r < w->n_rows && softcap != 0.0f; r++)
-        softcap_row(w->s + (size_t)r * T, softcap);
+    for (uint32_t r = 0; r < w->n_rows && w->range; r++)
+        narrow_row(w->s + (size_t)r * T, &w->range[r]);
     for (uint32_t query = 0; query < w->n_queries; query++) {
         const uint32_t first = query * group;
         if (w->mask_use[query] == TKV_MASK_HIDDEN) {
@@ -324,7 +359,7 @@ static bool some_weigh_nothing(const struct tkv_worker *w)
 
 static bool holds_nonfinite(const struct tkv_worker *w, const struct tkv_view *view)
 {
-    if (view->coded || view->page->state != TKV_PAGE_OPEN)
+    if (tkv_view_coded(view) || view->page->state != TKV_PAGE_OPEN)
         return false; /* only finite rows are coded */
     return !tkv_halves_finite(tkv_open_rows(w->job->layer, view->page, TKV_V, w->head),
                               (size_t)T * w->job->layer->head_dim[TKV_V]);
@@ -344,12 +379,27 @@ static void wsum_live(const struct tkv_worker *w, const float *v, float *acc)
 
 static int acc_of(const struct tkv_worker *w, const struct tkv_view *view)
 {
-    const struct tkv_layer_codec *codec = &w->job->layer->codec[view->klass][TKV_V];
-    if (!view->coded)
+    const uint8_t klass = tkv_view_class(view);
+    const struct tkv_layer_codec *codec = &w->job->layer->codec[klass][TKV_V];
+    if (!tkv_view_coded(view))
         return TKV_ACC_PLAIN;
     if (codec->learned)
-        return TKV_ACC_LEARNED + view->klass;
+        return TKV_ACC_LEARNED + klass;
+    if (view->span && codec->ops->ranges && tkv_span_is_scaled(w, TKV_V))
+        return TKV_ACC_SCALED;
     return codec->rotates ? TKV_ACC_ROTATED : TKV_ACC_PLAIN;
+}
+
+/* Sums of a span's codes: steps and low ends come in when the span is through. */
+static void values_scaled(struct tkv_worker *w, const struct tkv_view *view, float *acc)
+{
+    const struct tkv_kernels *k = kernels(w);
+    const struct tkv_codec_ops *ops = w->job->layer->codec[TKV_SPAN_VISUAL][TKV_V].ops;
+    for (uint32_t t = 0; t < T; t++)
+        w->v_scale[t] = 1.0f;
+    k->quantize_weights(w->s, w->v_scale, w->n_rows, w->w, w->w_scale, ahead(w));
+    k->visual_wsum(coded_page(w, view, TKV_V), w->job->layer->head_dim[TKV_V], ops->code_bits / 16,
+                   w->w, w->w_scale, w->n_rows, acc, ahead(w));
 }
 
 static void values(struct tkv_worker *w, const struct tkv_view *view)
@@ -358,7 +408,9 @@ static void values(struct tkv_worker *w, const struct tkv_view *view)
     const int which = acc_of(w, view);
     float *acc = w->acc[which];
     w->acc_used[which] = true;
-    if (view->coded && is_fused(w, view->klass, TKV_V))
+    if (which == TKV_ACC_SCALED)
+        values_scaled(w, view, acc);
+    else if (tkv_view_coded(view) && is_fused(w, tkv_view_class(view), TKV_V))
         values_i8(w, view, acc);
     else if (some_weigh_nothing(w) && holds_nonfinite(w, view))
         wsum_live(w, tile_f32(w, view, TKV_V), acc);
@@ -368,7 +420,7 @@ static void values(struct tkv_worker *w, const struct tkv_view *view)
 
 void tkv_worker_page(struct tkv_worker *w, const struct tkv_view *view)
 {
-    scores(w, view);
+    tkv_worker_scores(w, view);
     weights(w);
     values(w, view);
 }

@@ -8,6 +8,8 @@ enum tkv_domain tkv_query_domain(const struct tkv_layer *layer, uint8_t klass)
     const struct tkv_layer_codec *codec = &layer->codec[klass][TKV_K];
     if (codec->learned || codec->unrotates)
         return TKV_LEARNED;
+    if (klass == TKV_SPAN_VISUAL && codec->ops->ranges)
+        return TKV_SCALED;
     if (codec->ops->caps & TKV_CAP_BALANCES)
         return TKV_BALANCED;
     return codec->rotates ? TKV_ROTATED : TKV_PLAIN;
@@ -30,8 +32,7 @@ static void load_plain(struct tkv_worker *w)
     }
 }
 
-/* scale, codes and what is left of a row. */
-static void quantize(struct tkv_worker *w, enum tkv_domain domain, uint32_t planes)
+void tkv_worker_quantize(struct tkv_worker *w, enum tkv_domain domain, uint32_t planes)
 {
     const struct tkv_kernels *k = &w->job->cache->ctx->kernels;
     const uint32_t D = w->job->layer->head_dim[TKV_K];
@@ -92,7 +93,7 @@ void tkv_worker_learned_queries(struct tkv_worker *w, uint8_t klass, uint32_t tu
             memcpy(q, w->decoded, (size_t)n * D * sizeof(float));
     }
     if (fused)
-        quantize(w, TKV_LEARNED, codec->ops->planes);
+        tkv_worker_quantize(w, TKV_LEARNED, codec->ops->planes);
     w->learned_made = true;
     w->learned_class = klass;
     w->learned_turn = turn;
@@ -116,15 +117,15 @@ void tkv_worker_queries(struct tkv_worker *w, uint32_t head, size_t first_query)
         const enum tkv_domain domain = tkv_query_domain(layer, klass);
         const bool fused = codec->ops->tile_i8 && !(job->p->flags & TKV_ATTEND_EXACT);
         const float *balance = NULL;
-        if (domain == TKV_LEARNED)
-            continue; /* made page by page */
+        if (domain == TKV_LEARNED || domain == TKV_SCALED)
+            continue; /* made page by page, or span by span */
         if (domain == TKV_BALANCED && layer->balance)
             balance = layer->balance + (size_t)head * layer->head_dim[TKV_K];
         if (!transformed[domain])
             transform(w, domain, codec->rotates, balance);
         transformed[domain] = true;
         if (fused && planes[domain] < codec->ops->planes) {
-            quantize(w, domain, codec->ops->planes);
+            tkv_worker_quantize(w, domain, codec->ops->planes);
             planes[domain] = codec->ops->planes;
         }
     }

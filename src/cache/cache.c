@@ -35,6 +35,12 @@ tkv_status tkv_cache_create(tkv_context *ctx, const tkv_spec *spec, tkv_cache **
     return TKV_OK;
 }
 
+/* Bytes of page_at, and of side_at. */
+static size_t places_bytes(const struct tkv_layer *layer)
+{
+    return (2 * (size_t)layer->shape.n_kv_heads + 1) * sizeof(size_t);
+}
+
 static void layer_release(tkv_cache *cache, struct tkv_layer *layer)
 {
     const tkv_allocator *a = &cache->ctx->allocator;
@@ -46,9 +52,10 @@ static void layer_release(tkv_cache *cache, struct tkv_layer *layer)
     tkv_free(a, layer->open_pages, layer->open_capacity * sizeof *layer->open_pages);
     tkv_free(a, layer->balance, balance_bytes);
     tkv_free(a, layer->q_square, balance_bytes);
+    tkv_spans_release(cache, layer);
+    tkv_free(a, layer->side_at, places_bytes(layer));
     for (int klass = 0; klass < TKV_N_CLASSES; klass++) {
-        tkv_free(a, layer->page_at[klass],
-                 (2 * (size_t)layer->shape.n_kv_heads + 1) * sizeof *layer->page_at[klass]);
+        tkv_free(a, layer->page_at[klass], places_bytes(layer));
         for (int kind = TKV_K; kind <= TKV_V; kind++) {
             struct tkv_layer_codec *codec = &layer->codec[klass][kind];
             tkv_free(a, codec->models, layer->shape.n_kv_heads * codec->model_bytes);
@@ -143,15 +150,22 @@ static tkv_status choose_codec(struct tkv_layer *layer, uint8_t klass, tkv_kind 
     return TKV_OK;
 }
 
-/* Where the pages of a part's heads lie; models from a book decide how long they are. */
-static tkv_status lay_out_part(const tkv_cache *cache, struct tkv_layer *layer, uint8_t klass,
-                               tkv_error *err)
+/* Bytes that stand once a span, for place i of page_at. */
+static size_t once_bytes(const struct tkv_layer *layer, uint32_t i)
+{
+    const tkv_kind kind = i % 2 ? TKV_V : TKV_K;
+    const struct tkv_codec_ops *ops = layer->codec[TKV_SPAN_VISUAL][kind].ops;
+    return ops->span_bytes ? ops->span_bytes(layer->head_dim[kind], kind) : 0;
+}
+
+/* Where the pages of a class's heads lie; models from a book decide how long they are. */
+static tkv_status lay_out_pages(const tkv_cache *cache, struct tkv_layer *layer, uint8_t klass,
+                                tkv_error *err)
 {
     const uint32_t n_heads = layer->shape.n_kv_heads;
-    size_t at = 0, *page_at;
-    page_at = tkv_alloc(&cache->ctx->allocator, (2 * (size_t)n_heads + 1) * sizeof *page_at);
+    size_t at = 0, *page_at = tkv_alloc(&cache->ctx->allocator, places_bytes(layer));
     if (!page_at)
-        return tkv_fail_nomem(err, (2 * (size_t)n_heads + 1) * sizeof *page_at, "a layer");
+        return tkv_fail_nomem(err, places_bytes(layer), "a layer");
     for (uint32_t i = 0; i < 2 * n_heads; i++) {
         const tkv_kind kind = i % 2 ? TKV_V : TKV_K;
         const struct tkv_codec_ops *ops = layer->codec[klass][kind].ops;
@@ -161,11 +175,23 @@ static tkv_status lay_out_part(const tkv_cache *cache, struct tkv_layer *layer, 
         if (ops->bound_bytes)
             bytes = ops->bound_bytes(&env, &code_bytes);
         page_at[i] = at;
-        at += tkv_align_up(bytes);
+        at += tkv_align_up(bytes - (klass == TKV_SPAN_VISUAL ? once_bytes(layer, i) : 0));
         layer->code_bytes[klass] += code_bytes;
     }
-    page_at[2 * n_heads] = layer->sealed_bytes[klass] = at;
+    page_at[2 * n_heads] = at;
     layer->page_at[klass] = page_at;
+    return TKV_OK;
+}
+
+static tkv_status lay_out_sides(const tkv_cache *cache, struct tkv_layer *layer, tkv_error *err)
+{
+    const uint32_t n = 2 * layer->shape.n_kv_heads;
+    layer->side_at = tkv_alloc(&cache->ctx->allocator, places_bytes(layer));
+    if (!layer->side_at)
+        return tkv_fail_nomem(err, places_bytes(layer), "a layer");
+    layer->side_at[0] = 0;
+    for (uint32_t i = 0; i < n; i++)
+        layer->side_at[i + 1] = layer->side_at[i] + tkv_align_up(once_bytes(layer, i));
     return TKV_OK;
 }
 
@@ -191,16 +217,14 @@ static tkv_status layer_codecs(tkv_cache *cache, struct tkv_layer *layer, tkv_er
     if (status == TKV_OK)
         status = tkv_layer_bind(cache, layer, err);
     for (uint8_t klass = 0; klass < TKV_N_CLASSES && status == TKV_OK; klass++)
-        status = lay_out_part(cache, layer, klass, err);
+        status = lay_out_pages(cache, layer, klass, err);
+    if (status == TKV_OK)
+        status = lay_out_sides(cache, layer, err);
     if (status == TKV_OK && has_cap(layer, TKV_CAP_TURNS | TKV_CAP_UNROTATES))
         status = tkv_turns_find(cache, layer, err);
     layer->keeps_places = layer->turns && has_cap(layer, TKV_CAP_UNROTATES);
     if (status != TKV_OK)
         return status;
-    layer->sealed_bytes[TKV_SPAN_MIXED] =
-        layer->sealed_bytes[TKV_SPAN_TEXT] + layer->sealed_bytes[TKV_SPAN_VISUAL];
-    layer->code_bytes[TKV_SPAN_MIXED] =
-        layer->code_bytes[TKV_SPAN_TEXT] + layer->code_bytes[TKV_SPAN_VISUAL];
     layer->splits = !same_codec(chosen[TKV_SPAN_TEXT][TKV_K], chosen[TKV_SPAN_VISUAL][TKV_K]) ||
                     !same_codec(chosen[TKV_SPAN_TEXT][TKV_V], chosen[TKV_SPAN_VISUAL][TKV_V]);
     return TKV_OK;
@@ -213,11 +237,9 @@ static tkv_status layer_memory(tkv_cache *cache, struct tkv_layer *layer, tkv_er
     layer->pages = tkv_alloc_zero(a, n_pages * sizeof *layer->pages);
     layer->streams = tkv_alloc_zero(a, layer->shape.n_streams * sizeof *layer->streams);
     layer->open_pool = pool_for(cache, tkv_open_bytes(layer));
-    bool complete = layer->pages && layer->streams && layer->open_pool;
-    for (int klass = 0; klass < TKV_N_PAGE_CLASSES; klass++) {
-        layer->sealed_pool[klass] = pool_for(cache, layer->sealed_bytes[klass]);
-        complete = complete && layer->sealed_pool[klass];
-    }
+    layer->sealed_pool =
+        pool_for(cache, layer->page_at[TKV_SPAN_TEXT][2 * layer->shape.n_kv_heads]);
+    bool complete = layer->pages && layer->streams && layer->open_pool && layer->sealed_pool;
     if (has_cap(layer, TKV_CAP_BALANCES)) {
         layer->q_square = tkv_alloc_zero(a, (size_t)layer->shape.n_kv_heads *
                                                 layer->head_dim[TKV_K] * sizeof(float));
@@ -265,7 +287,8 @@ static uint64_t layer_meta_bytes(const struct tkv_layer *layer)
     uint64_t bytes = sizeof *layer + layer->shape.n_streams * (uint64_t)sizeof *layer->streams;
     bytes += layer->shape.n_streams * (uint64_t)layer->pages_per_stream * sizeof *layer->pages;
     bytes += layer->open_capacity * sizeof *layer->open_pages;
-    bytes += TKV_N_CLASSES * (2 * (uint64_t)layer->shape.n_kv_heads + 1) * sizeof(size_t);
+    bytes += (TKV_N_CLASSES + 1) * (uint64_t)places_bytes(layer);
+    bytes += layer->span_capacity * sizeof *layer->spans;
     bytes += layer->balance ? layer->shape.n_kv_heads * per_head : 0;
     for (int klass = 0; klass < TKV_N_CLASSES; klass++)
         for (int kind = TKV_K; kind <= TKV_V; kind++)
@@ -274,28 +297,32 @@ static uint64_t layer_meta_bytes(const struct tkv_layer *layer)
     return bytes;
 }
 
-/* Bytes that a page's n visual rows take: their part, or their share of what all rows take. */
-static uint64_t visual_bytes(const struct tkv_layer *layer, const struct tkv_page *page, uint32_t n)
+static uint64_t row_values(const struct tkv_layer *layer)
 {
-    if (page->state == TKV_PAGE_SEALED && page->klass == TKV_SPAN_MIXED)
-        return layer->sealed_bytes[TKV_SPAN_VISUAL];
-    const uint64_t all = page->state == TKV_PAGE_SEALED ? layer->sealed_bytes[page->klass]
-                                                        : layer->open_pool->record_bytes;
-    const uint32_t n_rows =
-        page->state == TKV_PAGE_SEALED ? TKV_PAGE_TOKENS : tkv_count_bits(page->valid[TKV_K]);
-    return n ? all * n / n_rows : 0;
+    return layer->shape.n_kv_heads * ((uint64_t)layer->head_dim[TKV_K] + layer->head_dim[TKV_V]);
 }
 
+/* Visual rows of a page count with their share of what all of its rows take. */
 static void add_visual_stats(const struct tkv_layer *layer, const struct tkv_page *page,
                              tkv_cache_stats *s)
 {
-    uint64_t visual = tkv_page_visual(page);
-    if (page->state == TKV_PAGE_OPEN)
-        visual &= page->valid[TKV_K];
-    const uint32_t n = tkv_count_bits(visual);
-    s->visual_values += (uint64_t)n * layer->shape.n_kv_heads *
-                        ((uint64_t)layer->head_dim[TKV_K] + layer->head_dim[TKV_V]);
-    s->visual_bytes += visual_bytes(layer, page, n);
+    const uint64_t n = tkv_count_bits(page->visual & page->valid[TKV_K]);
+    const struct tkv_pool *pool =
+        page->state == TKV_PAGE_SEALED ? layer->sealed_pool : layer->open_pool;
+    s->visual_values += n * row_values(layer);
+    s->visual_bytes += n ? pool->record_bytes * n / tkv_count_bits(page->valid[TKV_K]) : 0;
+}
+
+static void add_span_stats(const struct tkv_layer *layer, const struct tkv_span *span,
+                           tkv_cache_stats *s)
+{
+    s->visual_values += span->n_live * row_values(layer);
+    s->visual_bytes += span->record_bytes;
+    s->sealed_bytes += span->record_bytes;
+    s->side_bytes += span->record_bytes - span->n_pages * layer->code_bytes[TKV_SPAN_VISUAL];
+    s->meta_bytes += sizeof *span + span->n_pages * sizeof span->pages[0];
+    s->pool_bytes += span->record_bytes;
+    s->n_pages_sealed += span->n_pages;
 }
 
 static void add_layer_stats(const struct tkv_layer *layer, tkv_cache_stats *s)
@@ -317,10 +344,11 @@ static void add_layer_stats(const struct tkv_layer *layer, tkv_cache_stats *s)
         if (page->state != TKV_PAGE_SEALED)
             continue;
         s->n_pages_sealed++;
-        s->sealed_bytes += layer->sealed_pool[page->klass]->record_bytes;
-        s->side_bytes +=
-            layer->sealed_pool[page->klass]->record_bytes - layer->code_bytes[page->klass];
+        s->sealed_bytes += layer->sealed_pool->record_bytes;
+        s->side_bytes += layer->sealed_pool->record_bytes - layer->code_bytes[TKV_SPAN_TEXT];
     }
+    for (size_t i = 0; i < layer->n_spans; i++)
+        add_span_stats(layer, layer->spans[i], s);
 }
 
 tkv_status tkv_cache_get_stats(const tkv_cache *cache, tkv_cache_stats *out)

@@ -1,5 +1,6 @@
 /* The cache: layers x pages of 64 slots. A page is empty, open (f16 rows of every KV head, K and V)
- * or sealed (coded pages of every KV head). Pages never cross streams. */
+ * or sealed (coded pages of every KV head). Pages never cross streams. Where visual rows have codecs
+ * of their own, they leave their pages once their span is complete: see tkv_span. */
 #ifndef TKV_CACHE_H
 #define TKV_CACHE_H
 
@@ -15,26 +16,19 @@
 #define TKV_N_AXES    3 /* positions of a row: time, height, width */
 #define TKV_N_CLASSES 2
 
-/* Class of a page that holds rows of both classes: it is coded in two parts, each class's codecs
- * over their own rows, and read part by part. */
-#define TKV_SPAN_MIXED     TKV_N_CLASSES
-#define TKV_N_PAGE_CLASSES (TKV_N_CLASSES + 1)
-
 enum tkv_page_state {
     TKV_PAGE_EMPTY = 0,
     TKV_PAGE_OPEN,
     TKV_PAGE_SEALED
 };
 
-/* A page of all KV heads of one layer. Both kinds are valid everywhere in a sealed page. */
+/* A page of all KV heads of one layer. */
 struct tkv_page {
-    void *record; /* open: see tkv_open; sealed: of each part, coded [head][K page, V page] */
-    union {
-        uint64_t valid[2]; /* open, by kind: slots that hold a row */
-        uint64_t visual;   /* sealed: slots whose rows are visual */
-    };
+    void *record;      /* open: see tkv_open; sealed: coded [head][K page, V page] */
+    uint64_t valid[2]; /* by kind: slots that hold a row here; the same for both once sealed */
+    uint64_t visual;   /* slots whose rows, here, are visual */
+    uint64_t spanned;  /* slots whose rows are in spans instead */
     uint8_t state;     /* tkv_page_state */
-    uint8_t klass;     /* sealed: whose codecs, or TKV_SPAN_MIXED */
     uint8_t nonfinite; /* open for good: holds a NaN or an infinity */
     union {
         uint32_t i_open; /* open: its place in the layer's list of open pages */
@@ -49,8 +43,23 @@ struct tkv_open {
     int32_t beside[TKV_N_AXES - 1][TKV_PAGE_TOKENS]; /* M-RoPE's height and width; else as pos */
     uint64_t
         stamp[TKV_PAGE_TOKENS]; /* the stream's count of writes when the row came; 0: long ago */
-    uint8_t klass[TKV_PAGE_TOKENS];
     uint32_t turn; /* that it had when it was sealed, for rows whose position is not known */
+};
+
+/* A span: visual rows at consecutive slots, coded together once a text row follows them. Its pages
+ * count from its first row, wherever in a page of the cache that lies. */
+struct tkv_span_page {
+    uint64_t live; /* rows that have not been forgotten or written anew since */
+    struct tkv_places *places;
+    uint32_t turn; /* see tkv_turn_of */
+};
+
+struct tkv_span {
+    int64_t first; /* slot */
+    uint32_t n_rows, n_live, n_pages;
+    uint8_t *record; /* [head][K, V]: what stands once a span, then coded pages */
+    size_t record_bytes;
+    struct tkv_span_page pages[];
 };
 
 /* A codec as this layer uses it. */
@@ -68,7 +77,8 @@ struct tkv_layer_codec {
 struct tkv_stream {
     uint64_t n_writes; /* rows ever written */
     uint32_t
-        n_runs; /* runs of consecutive positions in the last batch: sequences interleaved here */
+        n_runs;   /* runs of consecutive positions in the last batch: sequences interleaved here */
+    bool in_span; /* the last row written is visual: its span may go on */
 };
 
 struct tkv_layer {
@@ -78,15 +88,17 @@ struct tkv_layer {
     struct tkv_page *pages; /* [n_streams][pages_per_stream] */
     struct tkv_stream *streams;
     struct tkv_layer_codec codec[TKV_N_CLASSES][2]; /* [class][kind] */
-    bool splits;                                    /* the classes' codecs differ */
-    /* Where the pages of a part begin: [n_kv_heads][K, V], and its end. */
+    bool splits; /* the classes' codecs differ: visual rows go into spans */
+    /* Where the pages of each head and kind begin: [n_kv_heads][K, V], and their end. Of spans, if
+     * these had one page. */
     size_t *page_at[TKV_N_CLASSES];
-    size_t sealed_bytes[TKV_N_PAGE_CLASSES]; /* record of all heads */
-    size_t code_bytes[TKV_N_PAGE_CLASSES];   /* of these: codes, without side data */
-    struct tkv_pool *open_pool;
-    struct tkv_pool *sealed_pool[TKV_N_PAGE_CLASSES];
+    size_t *side_at;                  /* the same of what stands once a span */
+    size_t code_bytes[TKV_N_CLASSES]; /* codes of a page of all heads, without side data */
+    struct tkv_pool *open_pool, *sealed_pool;
     size_t *open_pages; /* indices of open pages, unordered */
     size_t n_open, open_capacity;
+    struct tkv_span **spans; /* in the order of their first slots */
+    size_t n_spans, span_capacity;
     uint64_t n_rows[2]; /* rows held, by kind */
     /* Channel balance of keys: code k / balance, ask with q * balance. [n_kv_heads][k_head_dim];
      * NULL until the first page seals. */
@@ -142,27 +154,12 @@ static inline struct tkv_open *tkv_open_info(const struct tkv_page *page)
 {
     return page->record;
 }
-/* Coded page of one head within one part of a sealed record. */
-uint8_t *tkv_sealed_page(const struct tkv_layer *layer, uint8_t klass, void *part, tkv_kind kind,
-                         uint32_t head);
-
-/* Slots of an open or sealed page whose rows are visual; the class of a page that has these. */
-uint64_t tkv_page_visual(const struct tkv_page *page);
-uint8_t tkv_page_class(const struct tkv_layer *layer, uint64_t visual);
-
-/* A page's coded parts: for a class, the slots that it codes (0: it has no part here), and the
- * part within the record. */
-static inline uint64_t tkv_part_rows(uint8_t page_class, uint64_t visual, uint8_t klass)
+/* Coded page of one head within a sealed record. */
+uint8_t *tkv_sealed_page(const struct tkv_layer *layer, void *record, tkv_kind kind, uint32_t head);
+/* Slots of an open page whose rows wait for their span to be complete. */
+static inline uint64_t tkv_page_waiting(const struct tkv_layer *layer, const struct tkv_page *page)
 {
-    if (page_class != TKV_SPAN_MIXED)
-        return page_class == klass ? UINT64_MAX : 0;
-    return klass == TKV_SPAN_VISUAL ? visual : ~visual;
-}
-static inline void *tkv_part(const struct tkv_layer *layer, uint8_t page_class, void *record,
-                             uint8_t klass)
-{
-    const bool second = page_class == TKV_SPAN_MIXED && klass == TKV_SPAN_VISUAL;
-    return (uint8_t *)record + (second ? layer->sealed_bytes[TKV_SPAN_TEXT] : 0);
+    return layer->splits ? page->visual : 0;
 }
 
 /* The page of a slot, and the slot's row in it. The slot must be in range. */
@@ -173,8 +170,45 @@ bool tkv_slots_valid(const struct tkv_layer *layer, int64_t first, size_t n);
 /* Makes a page open: an empty one gets zero rows, a sealed one its decoded rows. */
 tkv_status tkv_page_open(tkv_cache *cache, struct tkv_layer *layer, struct tkv_page *page,
                          tkv_error *err);
-/* Gives everything back. */
+/* Gives everything back; rows in spans stay there. */
 void tkv_page_drop(tkv_cache *cache, struct tkv_layer *layer, struct tkv_page *page);
+
+/* --- spans (spans.c) --- */
+
+/* Codes the spans that are complete: a row of text has been written after them, and both kinds of
+ * all of their rows are there and finite. */
+tkv_status tkv_spans_seal(tkv_cache *cache, struct tkv_layer *layer, tkv_error *err);
+/* Before rows are written: those that are in spans return to their pages, decoded, and with a row
+ * that stays visual the rest of its span. klass: [n] what they are to be, or NULL: text, if keys are
+ * written, else as they are. */
+tkv_status tkv_spans_lift(tkv_cache *cache, struct tkv_layer *layer, size_t n, const int64_t *slots,
+                          const uint8_t *klass, bool keys, tkv_error *err);
+/* Forgets rows [first, first + n) of a page where they are in spans. */
+void tkv_spans_forget(tkv_cache *cache, struct tkv_layer *layer, struct tkv_page *page,
+                      uint32_t first, uint32_t n);
+/* Whether a span goes along, coded as it is, when slots [src, src + n) are copied to dst: all of it
+ * is there, and there will be within one stream. */
+bool tkv_span_moves(const struct tkv_layer *layer, const struct tkv_span *span, int64_t dst,
+                    int64_t src, size_t n);
+/* Copies these spans; where they go nothing may be. */
+tkv_status tkv_spans_copy(tkv_cache *cache, struct tkv_layer *layer, int64_t dst, int64_t src,
+                          size_t n, tkv_error *err);
+void tkv_spans_release(tkv_cache *cache, struct tkv_layer *layer);
+
+/* The span that a slot's row is in, or NULL; the row's number there. */
+struct tkv_span *tkv_span_of(const struct tkv_layer *layer, int64_t slot, uint32_t *row);
+/* Positions of a span's row, on all axes: where only the turn is known, near enough to be turned the
+ * same way again. */
+void tkv_span_positions(const struct tkv_span *span, uint32_t row, int32_t pos[TKV_N_AXES]);
+/* One head's share of a span: what stands there once, and a coded page. */
+const uint8_t *tkv_span_side(const struct tkv_layer *layer, const struct tkv_span *span,
+                             tkv_kind kind, uint32_t head);
+uint8_t *tkv_span_page(const struct tkv_layer *layer, const struct tkv_span *span, tkv_kind kind,
+                       uint32_t head, uint32_t i_page);
+/* Decodes a page of a span: see tkv_decode_rows. */
+void tkv_decode_span_page(const tkv_cache *cache, const struct tkv_layer *layer,
+                          const struct tkv_span *span, tkv_kind kind, uint32_t head,
+                          uint32_t i_page, float *rows);
 
 /* --- turns (turn.c) --- */
 
@@ -260,24 +294,33 @@ size_t tkv_coding_scratch_bytes(const struct tkv_layer *layer);
 tkv_status tkv_layer_bind(tkv_cache *cache, struct tkv_layer *layer, tkv_error *err);
 struct tkv_codec_env tkv_layer_env(const tkv_cache *cache, const struct tkv_layer *layer,
                                    uint8_t klass, tkv_kind kind, uint32_t head);
-/* Codes one head of an open page, the part of one class; valid rows count. Balance and models must
+/* A coded page of one head, and what goes with it. */
+struct tkv_coded {
+    uint8_t *page;
+    const uint8_t *span; /* tkv_codec_env.span */
+    const struct tkv_places *places;
+    uint32_t turn;
+    uint8_t klass; /* whose codecs */
+    tkv_kind kind;
+    uint32_t head;
+};
+/* Codes the valid ones of 64 rows [64][head_dim] of f16. Balance and models must
  * be known. */
-struct tkv_coding;
-void tkv_code_head(const tkv_cache *cache, const struct tkv_layer *layer,
-                   const struct tkv_coding *coding, uint8_t klass, tkv_kind kind, uint32_t head,
+void tkv_code_rows(const tkv_cache *cache, const struct tkv_layer *layer,
+                   const struct tkv_coded *coded, const uint16_t *rows, uint64_t valid,
                    void *scratch);
-/* Decodes one head of a coded page to f32 rows [64][head_dim] as they were written. `page`: the
- * sealed page that `coded` is of. */
-void tkv_decode_head(const tkv_cache *cache, const struct tkv_layer *layer, uint8_t klass,
-                     tkv_kind kind, uint32_t head, const struct tkv_page *page,
-                     const uint8_t *coded, float *rows);
-/* The same, but keys that were un-rotated stay so. */
-void tkv_decode_unrotated(const tkv_cache *cache, const struct tkv_layer *layer, uint8_t klass,
-                          tkv_kind kind, uint32_t head, const uint8_t *coded, float *rows);
+/* Decodes to f32 rows [64][head_dim] as they were written. */
+void tkv_decode_rows(const tkv_cache *cache, const struct tkv_layer *layer,
+                     const struct tkv_coded *coded, float *rows);
+/* The same, but keys that were un-rotated, or turned, stay so. */
+void tkv_decode_unrotated(const tkv_cache *cache, const struct tkv_layer *layer,
+                          const struct tkv_coded *coded, float *rows);
 /* Learns what the layer's codecs learn from their first full page, if they have not; before, they
  * do without. */
 tkv_status tkv_layer_learn(tkv_cache *cache, struct tkv_layer *layer, uint8_t klass,
                            const struct tkv_page *page, tkv_error *err);
+/* Whether they have; what is coded before must not be read after. */
+bool tkv_layer_learned(const struct tkv_layer *layer, uint8_t klass);
 bool tkv_page_finite(const struct tkv_layer *layer, const struct tkv_page *page);
 
 /* --- coding pages on all threads (seal.c) --- */
@@ -286,10 +329,8 @@ bool tkv_page_finite(const struct tkv_layer *layer, const struct tkv_page *page)
 struct tkv_coding {
     struct tkv_page *page;
     void *record;
-    uint64_t visual;
     struct tkv_places *places;
     uint32_t turn;
-    uint8_t klass; /* of the page */
 };
 
 /* Takes a record for an open page, and lets the layer learn from it if it has not learned. */

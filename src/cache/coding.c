@@ -17,6 +17,7 @@ struct tkv_codec_env tkv_layer_env(const tkv_cache *cache, const struct tkv_laye
         .head_dim = layer->head_dim[kind],
         .kind = kind,
         .model = codec->models ? codec->models + head * codec->model_bytes : NULL,
+        .flags = codec->flags,
     };
 }
 
@@ -63,74 +64,80 @@ static void multiply(const struct tkv_codec_env *env, const float *matrix, float
     }
 }
 
+static struct tkv_codec_env coded_env(const tkv_cache *cache, const struct tkv_layer *layer,
+                                      const struct tkv_coded *c)
+{
+    struct tkv_codec_env env = tkv_layer_env(cache, layer, c->klass, c->kind, c->head);
+    env.span = c->span;
+    return env;
+}
+
 /* The basis domain: rows turned back and in their learned basis; or divided by the balance, then
  * rotated. */
-static void to_basis(const tkv_cache *cache, const struct tkv_layer *layer, uint8_t klass,
-                     tkv_kind kind, uint32_t head, const struct tkv_coding *coding, float *x)
+static void to_basis(const tkv_cache *cache, const struct tkv_layer *layer,
+                     const struct tkv_coded *c, float *x)
 {
-    if (layer->codec[klass][kind].turns)
-        tkv_turn_rows(cache, layer, coding->turn, false, x, TKV_PAGE_TOKENS);
-    if (layer->codec[klass][kind].unrotates && coding->places)
-        tkv_rotate_rows(cache, layer, coding->places, false, x);
-    if (layer->codec[klass][kind].learned) {
-        const struct tkv_codec_env env = tkv_layer_env(cache, layer, klass, kind, head);
-        multiply(&env, learned_basis(layer, klass, &env).to, x);
+    const struct tkv_layer_codec *codec = &layer->codec[c->klass][c->kind];
+    if (codec->turns)
+        tkv_turn_rows(cache, layer, c->turn, false, x, TKV_PAGE_TOKENS);
+    if (codec->unrotates && c->places)
+        tkv_rotate_rows(cache, layer, c->places, false, x);
+    if (codec->learned) {
+        const struct tkv_codec_env env = coded_env(cache, layer, c);
+        multiply(&env, learned_basis(layer, c->klass, &env).to, x);
         return;
     }
-    const uint32_t D = layer->head_dim[kind];
-    const float *balance = balance_of(layer, klass, kind, head);
+    const uint32_t D = layer->head_dim[c->kind];
+    const float *balance = balance_of(layer, c->klass, c->kind, c->head);
     if (balance)
         for (uint32_t t = 0; t < TKV_PAGE_TOKENS; t++)
-            for (uint32_t c = 0; c < D; c++)
-                x[t * D + c] /= balance[c];
-    if (layer->codec[klass][kind].rotates)
+            for (uint32_t d = 0; d < D; d++)
+                x[t * D + d] /= balance[d];
+    if (codec->rotates)
         cache->ctx->kernels.rotate(x, TKV_PAGE_TOKENS, D, cache->ctx->sign);
 }
 
-void tkv_code_head(const tkv_cache *cache, const struct tkv_layer *layer,
-                   const struct tkv_coding *coding, uint8_t klass, tkv_kind kind, uint32_t head,
-                   void *scratch)
+void tkv_code_rows(const tkv_cache *cache, const struct tkv_layer *layer, const struct tkv_coded *c,
+                   const uint16_t *rows, uint64_t valid, void *scratch)
 {
-    const uint64_t rows = tkv_part_rows(coding->klass, coding->visual, klass);
-    void *part = tkv_part(layer, coding->klass, coding->record, klass);
-    const struct tkv_codec_env env = tkv_layer_env(cache, layer, klass, kind, head);
+    const struct tkv_codec_env env = coded_env(cache, layer, c);
     float *x = scratch;
     void *rest =
         (uint8_t *)scratch + tkv_align_up(sizeof(float) * TKV_PAGE_TOKENS * TKV_MAX_HEAD_DIM);
-    env.kernels->f16_to_f32(tkv_open_rows(layer, coding->page, kind, head), x,
-                            (size_t)TKV_PAGE_TOKENS * env.head_dim);
-    to_basis(cache, layer, klass, kind, head, coding, x);
-    layer->codec[klass][kind].ops->encode(&env, x, coding->page->valid[kind] & rows,
-                                          tkv_sealed_page(layer, klass, part, kind, head), rest);
+    env.kernels->f16_to_f32(rows, x, (size_t)TKV_PAGE_TOKENS * env.head_dim);
+    for (uint32_t t = 0; t < TKV_PAGE_TOKENS && valid != UINT64_MAX; t++)
+        if (!(valid >> t & 1))
+            memset(x + (size_t)t * env.head_dim, 0, env.head_dim * sizeof *x);
+    to_basis(cache, layer, c, x);
+    layer->codec[c->klass][c->kind].ops->encode(&env, x, valid, c->page, rest);
 }
 
-void tkv_decode_unrotated(const tkv_cache *cache, const struct tkv_layer *layer, uint8_t klass,
-                          tkv_kind kind, uint32_t head, const uint8_t *coded, float *rows)
+void tkv_decode_unrotated(const tkv_cache *cache, const struct tkv_layer *layer,
+                          const struct tkv_coded *c, float *rows)
 {
-    const struct tkv_codec_env env = tkv_layer_env(cache, layer, klass, kind, head);
-    const struct tkv_layer_codec *codec = &layer->codec[klass][kind];
-    codec->ops->decode(&env, coded, rows);
+    const struct tkv_codec_env env = coded_env(cache, layer, c);
+    const struct tkv_layer_codec *codec = &layer->codec[c->klass][c->kind];
+    codec->ops->decode(&env, c->page, rows);
     if (codec->learned)
-        multiply(&env, learned_basis(layer, klass, &env).back, rows);
+        multiply(&env, learned_basis(layer, c->klass, &env).back, rows);
     if (codec->rotates)
         env.kernels->unrotate(rows, TKV_PAGE_TOKENS, env.head_dim, cache->ctx->sign);
-    const float *balance = balance_of(layer, klass, kind, head);
+    const float *balance = balance_of(layer, c->klass, c->kind, c->head);
     if (balance)
         for (uint32_t t = 0; t < TKV_PAGE_TOKENS; t++)
-            for (uint32_t c = 0; c < env.head_dim; c++)
-                rows[t * env.head_dim + c] *= balance[c];
+            for (uint32_t d = 0; d < env.head_dim; d++)
+                rows[t * env.head_dim + d] *= balance[d];
 }
 
-void tkv_decode_head(const tkv_cache *cache, const struct tkv_layer *layer, uint8_t klass,
-                     tkv_kind kind, uint32_t head, const struct tkv_page *page,
-                     const uint8_t *coded, float *rows)
+void tkv_decode_rows(const tkv_cache *cache, const struct tkv_layer *layer,
+                     const struct tkv_coded *c, float *rows)
 {
-    const struct tkv_layer_codec *codec = &layer->codec[klass][kind];
-    tkv_decode_unrotated(cache, layer, klass, kind, head, coded, rows);
+    const struct tkv_layer_codec *codec = &layer->codec[c->klass][c->kind];
+    tkv_decode_unrotated(cache, layer, c, rows);
     if (codec->turns)
-        tkv_turn_rows(cache, layer, page->turn, true, rows, TKV_PAGE_TOKENS);
-    if (codec->unrotates && page->places)
-        tkv_rotate_rows(cache, layer, page->places, true, rows);
+        tkv_turn_rows(cache, layer, c->turn, true, rows, TKV_PAGE_TOKENS);
+    if (codec->unrotates && c->places)
+        tkv_rotate_rows(cache, layer, c->places, true, rows);
 }
 
 bool tkv_page_finite(const struct tkv_layer *layer, const struct tkv_page *page)
@@ -224,13 +231,22 @@ static tkv_status learn_models(tkv_cache *cache, struct tkv_layer *layer, uint8_
         float *x = (float *)(void *)scratch;
         env.kernels->f16_to_f32(tkv_open_rows(layer, page, kind, head), x,
                                 (size_t)TKV_PAGE_TOKENS * env.head_dim);
-        to_basis(cache, layer, klass, kind, head, &(struct tkv_coding){0}, x);
+        to_basis(cache, layer, &(struct tkv_coded){.klass = klass, .kind = kind, .head = head}, x);
         codec->ops->learn(&env, x, page->valid[kind], models + head * codec->model_bytes,
                           scratch +
                               tkv_align_up(sizeof(float) * TKV_PAGE_TOKENS * TKV_MAX_HEAD_DIM));
     }
     codec->models = models;
     return TKV_OK;
+}
+
+bool tkv_layer_learned(const struct tkv_layer *layer, uint8_t klass)
+{
+    bool learned = layer->balance || !(layer->codec[klass][TKV_K].ops->caps & TKV_CAP_BALANCES);
+    for (int kind = TKV_K; kind <= TKV_V; kind++)
+        learned = learned && (layer->codec[klass][kind].models ||
+                              !(layer->codec[klass][kind].ops->caps & TKV_CAP_LEARNS));
+    return learned;
 }
 
 tkv_status tkv_layer_learn(tkv_cache *cache, struct tkv_layer *layer, uint8_t klass,

@@ -10,7 +10,7 @@ static void forget_rows(const struct tkv_layer *layer, struct tkv_page *page, ui
                         uint32_t n)
 {
     struct tkv_open *info = tkv_open_info(page);
-    const uint64_t mask = (n == 64 ? UINT64_MAX : ((uint64_t)1 << n) - 1) << first;
+    const uint64_t mask = tkv_first_bits(n) << first;
     for (int kind = TKV_K; kind <= TKV_V; kind++) {
         const size_t D = layer->head_dim[kind];
         for (uint32_t head = 0; head < layer->shape.n_kv_heads; head++)
@@ -21,14 +21,12 @@ static void forget_rows(const struct tkv_layer *layer, struct tkv_page *page, ui
     for (uint32_t t = first; t < first + n; t++) {
         info->pos[t] = info->beside[0][t] = info->beside[1][t] = TKV_NO_POS;
         info->stamp[t] = 0;
-        info->klass[t] = TKV_SPAN_TEXT;
     }
+    page->visual &= ~mask;
 }
 
 static uint64_t rows_in(const struct tkv_page *page, tkv_kind kind)
 {
-    if (page->state == TKV_PAGE_SEALED)
-        return TKV_PAGE_TOKENS;
     return tkv_count_bits(page->valid[kind]);
 }
 
@@ -36,7 +34,10 @@ static uint64_t rows_in(const struct tkv_page *page, tkv_kind kind)
 static tkv_status forget_in_page(tkv_cache *cache, struct tkv_layer *layer, struct tkv_page *page,
                                  uint32_t first, uint32_t n, tkv_error *err)
 {
-    if (page->state == TKV_PAGE_EMPTY)
+    const uint64_t mask = tkv_first_bits(n) << first;
+    tkv_spans_forget(cache, layer, page, first, n);
+    if (page->state == TKV_PAGE_EMPTY ||
+        (n < TKV_PAGE_TOKENS && !((page->valid[TKV_K] | page->valid[TKV_V]) & mask)))
         return TKV_OK;
     uint64_t before[2], after[2] = {0, 0};
     if (n < TKV_PAGE_TOKENS) {
@@ -107,7 +108,13 @@ tkv_status tkv_cache_truncate(tkv_cache *cache, uint32_t stream, size_t n_slots,
     return TKV_OK;
 }
 
-/* A copy of a whole page, coded bytes or exact rows as they are. */
+/* Slots [src, src + n) go to dst. */
+struct range {
+    int64_t dst, src;
+    size_t n;
+};
+
+/* A copy of a whole page, coded bytes or exact rows as they are, but for rows in spans. */
 static tkv_status copy_page(tkv_cache *cache, struct tkv_layer *layer, struct tkv_page *dst,
                             const struct tkv_page *src, tkv_error *err)
 {
@@ -115,13 +122,14 @@ static tkv_status copy_page(tkv_cache *cache, struct tkv_layer *layer, struct tk
     if (status != TKV_OK || src->state == TKV_PAGE_EMPTY)
         return status;
     if (src->state == TKV_PAGE_SEALED) {
-        struct tkv_pool *pool = layer->sealed_pool[src->klass];
-        void *record = tkv_pool_take(pool);
+        const struct tkv_pool *pool = layer->sealed_pool;
+        void *record = tkv_pool_take(layer->sealed_pool);
         if (!record)
             return tkv_fail_nomem(err, pool->record_bytes, "a sealed page");
         memcpy(record, src->record, pool->record_bytes);
         *dst = *src;
         dst->record = record;
+        dst->spanned = 0;
         tkv_places_hold(dst->places);
     } else {
         status = tkv_page_open(cache, layer, dst, err);
@@ -129,6 +137,7 @@ static tkv_status copy_page(tkv_cache *cache, struct tkv_layer *layer, struct tk
             return status;
         memcpy(dst->record, src->record, layer->open_pool->record_bytes);
         memcpy(dst->valid, src->valid, sizeof dst->valid);
+        dst->visual = src->visual;
         dst->nonfinite = src->nonfinite;
         struct tkv_stream *stream =
             &layer->streams[(size_t)(dst - layer->pages) / layer->pages_per_stream];
@@ -141,8 +150,15 @@ static tkv_status copy_page(tkv_cache *cache, struct tkv_layer *layer, struct tk
     return TKV_OK;
 }
 
-static void row_positions(const struct tkv_page *page, uint32_t row, int32_t pos[TKV_N_AXES])
+static void row_positions(const struct tkv_layer *layer, int64_t slot, int32_t pos[TKV_N_AXES])
 {
+    uint32_t row, stream, in_span;
+    const struct tkv_page *page = tkv_page_of(layer, slot, &row, &stream);
+    const struct tkv_span *span = tkv_span_of(layer, slot, &in_span);
+    if (span) {
+        tkv_span_positions(span, in_span, pos);
+        return;
+    }
     const bool open = page->state == TKV_PAGE_OPEN;
     for (uint32_t axis = 0; axis < TKV_N_AXES; axis++) {
         if (open)
@@ -160,17 +176,17 @@ static tkv_status copy_row(tkv_cache *cache, uint32_t index, int64_t dst, int64_
     struct tkv_layer *layer = &cache->layers[index];
     uint32_t row, stream;
     const struct tkv_page *page = tkv_page_of(layer, src, &row, &stream);
-    const bool open = page->state == TKV_PAGE_OPEN;
-    if (page->state == TKV_PAGE_EMPTY ||
-        (open && !((page->valid[TKV_K] | page->valid[TKV_V]) >> row & 1)))
+    const bool spanned = page->spanned >> row & 1;
+    if (!spanned && !((page->valid[TKV_K] | page->valid[TKV_V]) >> row & 1))
         return tkv_cache_forget(cache, index, dst, 1, err);
     int32_t pos[TKV_N_AXES] = {TKV_NO_POS, TKV_NO_POS, TKV_NO_POS};
-    row_positions(page, row, pos);
-    const uint8_t klass = tkv_page_visual(page) >> row & 1 ? TKV_SPAN_VISUAL : TKV_SPAN_TEXT;
+    row_positions(layer, src, pos);
+    const uint8_t klass =
+        (page->visual | page->spanned) >> row & 1 ? TKV_SPAN_VISUAL : TKV_SPAN_TEXT;
     bool held[2];
     size_t bytes[2];
     for (int kind = TKV_K; kind <= TKV_V; kind++) {
-        held[kind] = !open || (page->valid[kind] >> row & 1);
+        held[kind] = spanned || (page->valid[kind] >> row & 1);
         bytes[kind] = (size_t)layer->shape.n_kv_heads * layer->head_dim[kind] * 2;
     }
     uint8_t *rows = tkv_alloc(&cache->ctx->allocator, bytes[0] + bytes[1]);
@@ -191,6 +207,35 @@ static tkv_status copy_row(tkv_cache *cache, uint32_t index, int64_t dst, int64_
     return status;
 }
 
+/* A row, unless its span goes along as a whole. */
+static tkv_status copy_slot(tkv_cache *cache, uint32_t index, const struct range *r, int64_t slot,
+                            tkv_error *err)
+{
+    const struct tkv_layer *layer = &cache->layers[index];
+    uint32_t row;
+    const struct tkv_span *span = tkv_span_of(layer, slot, &row);
+    const int64_t to = slot - r->src + r->dst;
+    return span && tkv_span_moves(layer, span, r->dst, r->src, r->n)
+               ? tkv_cache_forget(cache, index, to, 1, err)
+               : copy_row(cache, index, to, slot, err);
+}
+
+/* A page, and row by row what is in spans that do not go along. */
+static tkv_status copy_whole(tkv_cache *cache, uint32_t index, const struct range *r, int64_t slot,
+                             tkv_error *err)
+{
+    struct tkv_layer *layer = &cache->layers[index];
+    uint32_t row, stream;
+    struct tkv_page *from = tkv_page_of(layer, slot, &row, &stream),
+                    *to = tkv_page_of(layer, slot - r->src + r->dst, &row, &stream);
+    const uint64_t spanned = from->spanned;
+    tkv_status status = copy_page(cache, layer, to, from, err);
+    for (uint32_t t = 0; spanned && t < TKV_PAGE_TOKENS && status == TKV_OK; t++)
+        if (spanned >> t & 1)
+            status = copy_slot(cache, index, r, slot + t, err);
+    return status;
+}
+
 tkv_status tkv_cache_copy(tkv_cache *cache, uint32_t index, int64_t dst, int64_t src, size_t n,
                           tkv_error *err)
 {
@@ -202,21 +247,20 @@ tkv_status tkv_cache_copy(tkv_cache *cache, uint32_t index, int64_t dst, int64_t
                         n, (long long)src, (long long)dst);
     if (n && src < dst + (int64_t)n && dst < src + (int64_t)n)
         return tkv_fail(err, TKV_ERR_INVALID, "the ranges to copy overlap");
+    const struct range all = {dst, src, n};
     const size_t n_slots = layer->shape.n_slots;
     while (n) {
-        uint32_t src_row, dst_row, src_stream, dst_stream;
-        struct tkv_page *from = tkv_page_of(layer, src, &src_row, &src_stream);
-        struct tkv_page *to = tkv_page_of(layer, dst, &dst_row, &dst_stream);
-        const size_t left = n_slots - (size_t)src % n_slots;
+        const size_t src_at = (size_t)src % n_slots, dst_at = (size_t)dst % n_slots;
+        const size_t left = n_slots - src_at;
         const size_t whole = left < TKV_PAGE_TOKENS ? left : TKV_PAGE_TOKENS;
-        const bool aligned =
-            !src_row && !dst_row && n >= whole && (size_t)src % n_slots == (size_t)dst % n_slots;
+        const bool aligned = src_at % TKV_PAGE_TOKENS == 0 && dst_at % TKV_PAGE_TOKENS == 0 &&
+                             n >= whole && src_at == dst_at;
         const size_t step = aligned ? whole : 1;
-        const tkv_status status = aligned ? copy_page(cache, layer, to, from, err)
-                                          : copy_row(cache, index, dst, src, err);
+        const tkv_status status = aligned ? copy_whole(cache, index, &all, src, err)
+                                          : copy_slot(cache, index, &all, src, err);
         if (status != TKV_OK)
             return status;
         src += (int64_t)step, dst += (int64_t)step, n -= step;
     }
-    return TKV_OK;
+    return tkv_spans_copy(cache, layer, all.dst, all.src, all.n, err);
 }

@@ -26,28 +26,9 @@ uint16_t *tkv_open_rows(const struct tkv_layer *layer, const struct tkv_page *pa
     return (uint16_t *)(void *)(at + head * open_rows_bytes(layer, kind));
 }
 
-uint8_t *tkv_sealed_page(const struct tkv_layer *layer, uint8_t klass, void *part, tkv_kind kind,
-                         uint32_t head)
+uint8_t *tkv_sealed_page(const struct tkv_layer *layer, void *record, tkv_kind kind, uint32_t head)
 {
-    return (uint8_t *)part + layer->page_at[klass][2 * head + (kind == TKV_V)];
-}
-
-uint64_t tkv_page_visual(const struct tkv_page *page)
-{
-    if (page->state != TKV_PAGE_OPEN)
-        return page->state == TKV_PAGE_SEALED ? page->visual : 0;
-    const struct tkv_open *info = tkv_open_info(page);
-    uint64_t visual = 0;
-    for (uint32_t t = 0; t < TKV_PAGE_TOKENS; t++)
-        visual |= (uint64_t)(info->klass[t] == TKV_SPAN_VISUAL) << t;
-    return visual;
-}
-
-uint8_t tkv_page_class(const struct tkv_layer *layer, uint64_t visual)
-{
-    if (!layer->splits || visual == 0)
-        return TKV_SPAN_TEXT;
-    return visual == UINT64_MAX ? TKV_SPAN_VISUAL : TKV_SPAN_MIXED;
+    return (uint8_t *)record + layer->page_at[TKV_SPAN_TEXT][2 * head + (kind == TKV_V)];
 }
 
 struct tkv_page *tkv_page_of(const struct tkv_layer *layer, int64_t slot, uint32_t *row,
@@ -91,24 +72,25 @@ static void unlist_open(struct tkv_layer *layer, const struct tkv_page *page)
     layer->pages[last].i_open = page->i_open;
 }
 
-/* Decoded rows of one head, from all parts, into an open record. */
+/* Decoded rows of one head into an open record. */
 static void decode_head_into(const tkv_cache *cache, const struct tkv_layer *layer,
                              const struct tkv_page *sealed, const struct tkv_page *open,
                              tkv_kind kind, uint32_t head, float *rows)
 {
     const size_t D = layer->head_dim[kind];
     uint16_t *out = tkv_open_rows(layer, open, kind, head);
-    for (uint8_t klass = 0; klass < TKV_N_CLASSES; klass++) {
-        const uint64_t here = tkv_part_rows(sealed->klass, sealed->visual, klass);
-        if (!here)
-            continue;
-        void *part = tkv_part(layer, sealed->klass, sealed->record, klass);
-        tkv_decode_head(cache, layer, klass, kind, head, sealed,
-                        tkv_sealed_page(layer, klass, part, kind, head), rows);
-        for (uint32_t t = 0; t < TKV_PAGE_TOKENS; t++)
-            if (here >> t & 1)
-                cache->ctx->kernels.f32_to_f16(rows + t * D, out + t * D, D);
-    }
+    const struct tkv_coded coded = {
+        .page = tkv_sealed_page(layer, sealed->record, kind, head),
+        .places = sealed->places,
+        .turn = sealed->turn,
+        .klass = TKV_SPAN_TEXT,
+        .kind = kind,
+        .head = head,
+    };
+    tkv_decode_rows(cache, layer, &coded, rows);
+    for (uint32_t t = 0; t < TKV_PAGE_TOKENS; t++)
+        if (sealed->valid[kind] >> t & 1)
+            cache->ctx->kernels.f32_to_f16(rows + t * D, out + t * D, D);
 }
 
 /* Decoded rows of every head into a fresh open record. */
@@ -123,12 +105,9 @@ static tkv_status decode_into(tkv_cache *cache, const struct tkv_layer *layer,
     for (uint32_t head = 0; head < layer->shape.n_kv_heads; head++)
         for (int kind = TKV_K; kind <= TKV_V; kind++)
             decode_head_into(cache, layer, sealed, open, (tkv_kind)kind, head, rows);
-    struct tkv_open *info = tkv_open_info(open);
-    info->turn = sealed->turn;
+    tkv_open_info(open)->turn = sealed->turn;
     if (sealed->places)
-        tkv_places_restore(sealed->places, info);
-    for (uint32_t t = 0; t < TKV_PAGE_TOKENS; t++)
-        info->klass[t] = sealed->visual >> t & 1 ? TKV_SPAN_VISUAL : TKV_SPAN_TEXT;
+        tkv_places_restore(sealed->places, tkv_open_info(open));
     return TKV_OK;
 }
 
@@ -145,15 +124,19 @@ tkv_status tkv_page_open(tkv_cache *cache, struct tkv_layer *layer, struct tkv_p
 {
     if (page->state == TKV_PAGE_OPEN)
         return TKV_OK;
-    struct tkv_page open = {.state = TKV_PAGE_OPEN, .record = tkv_pool_take(layer->open_pool)};
+    struct tkv_page open = {
+        .state = TKV_PAGE_OPEN,
+        .record = tkv_pool_take(layer->open_pool),
+        .valid = {page->valid[TKV_K], page->valid[TKV_V]},
+        .visual = page->visual,
+        .spanned = page->spanned,
+    };
     if (!open.record)
         return tkv_fail_nomem(err, layer->open_pool->record_bytes, "an open page");
     init_open(layer, &open);
     tkv_status status = TKV_OK;
-    if (page->state == TKV_PAGE_SEALED) {
-        open.valid[TKV_K] = open.valid[TKV_V] = UINT64_MAX;
+    if (page->state == TKV_PAGE_SEALED)
         status = decode_into(cache, layer, page, &open, err);
-    }
     if (status == TKV_OK)
         status = list_open(cache, layer, page, err);
     if (status != TKV_OK) {
@@ -161,7 +144,7 @@ tkv_status tkv_page_open(tkv_cache *cache, struct tkv_layer *layer, struct tkv_p
         return status;
     }
     if (page->state == TKV_PAGE_SEALED)
-        tkv_pool_give(layer->sealed_pool[page->klass], page->record);
+        tkv_pool_give(layer->sealed_pool, page->record);
     tkv_places_drop(cache, page->places);
     open.i_open = page->i_open;
     *page = open;
@@ -175,7 +158,7 @@ void tkv_page_drop(tkv_cache *cache, struct tkv_layer *layer, struct tkv_page *p
         unlist_open(layer, page);
         tkv_pool_give(layer->open_pool, page->record);
     } else if (page->state == TKV_PAGE_SEALED) {
-        tkv_pool_give(layer->sealed_pool[page->klass], page->record);
+        tkv_pool_give(layer->sealed_pool, page->record);
     }
-    *page = (struct tkv_page){.state = TKV_PAGE_EMPTY};
+    *page = (struct tkv_page){.state = TKV_PAGE_EMPTY, .spanned = page->spanned};
 }

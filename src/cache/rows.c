@@ -74,10 +74,12 @@ static void write_row(tkv_cache *cache, struct tkv_layer *layer, const struct wr
         page->valid[kind] |= (uint64_t)1 << row;
     }
     page->nonfinite = 0; /* looked at again when the page would seal */
-    if (w->klass)
-        info->klass[row] = w->klass[i];
-    else if (w->rows[TKV_K].data)
-        info->klass[row] = TKV_SPAN_TEXT;
+    const uint64_t bit = (uint64_t)1 << row;
+    if (w->klass || w->rows[TKV_K].data) {
+        const bool visual = w->klass && w->klass[i] == TKV_SPAN_VISUAL;
+        page->visual = visual ? page->visual | bit : page->visual & ~bit;
+    }
+    layer->streams[stream].in_span = page->visual & bit;
     if (w->rows[TKV_K].data) {
         const size_t next_axis = layer->shape.n_axes == TKV_N_AXES ? w->n : 0;
         info->pos[row] = w->pos ? w->pos[i] : TKV_NO_POS;
@@ -95,6 +97,8 @@ tkv_status tkv_cache_write(tkv_cache *cache, uint32_t index, size_t n_rows, cons
     if (!layer || (n_rows && !slots))
         return tkv_fail(err, TKV_ERR_INVALID, "no layer %u, or no slots", index);
     tkv_status status = check_slots(layer, n_rows, slots, err);
+    if (status == TKV_OK)
+        status = tkv_spans_lift(cache, layer, n_rows, slots, klass, k.data != NULL, err);
     for (size_t i = 0; i < n_rows && status == TKV_OK; i++) {
         uint32_t row, stream;
         status = tkv_page_open(cache, layer, tkv_page_of(layer, slots[i], &row, &stream), err);
@@ -110,6 +114,8 @@ tkv_status tkv_cache_write(tkv_cache *cache, uint32_t index, size_t n_rows, cons
     const struct write w = {slots, pos, n_rows, klass, {k, v}};
     for (size_t i = 0; i < n_rows; i++)
         write_row(cache, layer, &w, i);
+    /* Without memory the span stays as it is, and is tried again when the layer seals. */
+    (void)!tkv_spans_seal(cache, layer, NULL);
     return TKV_OK;
 }
 
@@ -139,39 +145,78 @@ static void read_open(const tkv_cache *cache, const struct tkv_layer *layer,
     }
 }
 
-/* Of rows [first, end), which lie in one page, those with a bit in `here`. */
-static void read_decoded(const tkv_cache *cache, const struct tkv_layer *layer,
-                         const struct read *r, size_t first, size_t end, uint64_t here,
-                         uint32_t head, const float *decoded)
+static void put_decoded(const tkv_cache *cache, const struct tkv_layer *layer, const struct read *r,
+                        size_t i, uint32_t head, const float *decoded)
 {
     const uint32_t D = layer->head_dim[r->kind];
-    for (size_t i = first; i < end; i++) {
-        uint32_t row, stream;
-        tkv_page_of(layer, r->slots[i], &row, &stream);
-        if (!(here >> row & 1))
-            continue;
-        if (r->type == TKV_F16)
-            cache->ctx->kernels.f32_to_f16(decoded + (size_t)row * D,
-                                           (uint16_t *)(void *)row_out(r, i, head, D), D);
-        else
-            memcpy(row_out(r, i, head, D), decoded + (size_t)row * D, (size_t)D * 4);
-    }
+    if (r->type == TKV_F16)
+        cache->ctx->kernels.f32_to_f16(decoded, (uint16_t *)(void *)row_out(r, i, head, D), D);
+    else
+        memcpy(row_out(r, i, head, D), decoded, (size_t)D * 4);
 }
 
-/* Rows [first, end) all lie in one sealed page: each part of each head is decoded once. */
-static void read_sealed(const tkv_cache *cache, const struct tkv_layer *layer,
-                        const struct tkv_page *page, const struct read *r, size_t first, size_t end,
-                        float *decoded)
+/* The page of the cache, or of a span, that a row is coded in. */
+struct coded_in {
+    const struct tkv_page *page;
+    const struct tkv_span *span;
+    uint32_t i_page; /* of the span */
+};
+
+/* Where slot `slot` is coded; its row there. False: nowhere. */
+static bool find_coded(const struct tkv_layer *layer, int64_t slot, struct coded_in *in,
+                       uint32_t *row)
 {
-    for (uint8_t klass = 0; klass < TKV_N_CLASSES; klass++) {
-        const uint64_t here = tkv_part_rows(page->klass, page->visual, klass);
-        void *part = tkv_part(layer, page->klass, page->record, klass);
-        for (uint32_t head = 0; here && head < layer->shape.n_kv_heads; head++) {
-            tkv_decode_head(cache, layer, klass, r->kind, head, page,
-                            tkv_sealed_page(layer, klass, part, r->kind, head), decoded);
-            read_decoded(cache, layer, r, first, end, here, head, decoded);
+    uint32_t stream;
+    const struct tkv_page *page = tkv_page_of(layer, slot, row, &stream);
+    *in = (struct coded_in){0};
+    if (page->spanned >> *row & 1) {
+        in->span = tkv_span_of(layer, slot, row);
+        in->i_page = *row / TKV_PAGE_TOKENS;
+        *row %= TKV_PAGE_TOKENS;
+        return true;
+    }
+    in->page = page;
+    return page->state == TKV_PAGE_SEALED && page->valid[TKV_K] >> *row & 1;
+}
+
+static void decode_in(const tkv_cache *cache, const struct tkv_layer *layer,
+                      const struct coded_in *in, tkv_kind kind, uint32_t head, float *decoded)
+{
+    if (in->span) {
+        tkv_decode_span_page(cache, layer, in->span, kind, head, in->i_page, decoded);
+        return;
+    }
+    const struct tkv_coded coded = {
+        .page = tkv_sealed_page(layer, in->page->record, kind, head),
+        .places = in->page->places,
+        .turn = in->page->turn,
+        .klass = TKV_SPAN_TEXT,
+        .kind = kind,
+        .head = head,
+    };
+    tkv_decode_rows(cache, layer, &coded, decoded);
+}
+
+/* The rows from `first` on that are coded in one page, decoded once a head. Returns their end. */
+static size_t read_coded(const tkv_cache *cache, const struct tkv_layer *layer,
+                         const struct read *r, size_t first, size_t n_rows, float *decoded)
+{
+    const uint32_t D = layer->head_dim[r->kind];
+    struct coded_in in, next;
+    uint32_t row;
+    size_t end = first + 1;
+    find_coded(layer, r->slots[first], &in, &row);
+    while (end < n_rows && find_coded(layer, r->slots[end], &next, &row) && next.page == in.page &&
+           next.span == in.span && next.i_page == in.i_page)
+        end++;
+    for (uint32_t head = 0; head < layer->shape.n_kv_heads; head++) {
+        decode_in(cache, layer, &in, r->kind, head, decoded);
+        for (size_t i = first; i < end; i++) {
+            find_coded(layer, r->slots[i], &next, &row);
+            put_decoded(cache, layer, r, i, head, decoded + (size_t)row * D);
         }
     }
+    return end;
 }
 
 static void read_zeros(const struct tkv_layer *layer, const struct read *r, size_t i)
@@ -198,19 +243,18 @@ tkv_status tkv_cache_read(tkv_cache *cache, uint32_t index, tkv_kind kind, size_
         return tkv_fail_nomem(err, bytes, "scratch");
     const struct read r = {kind, slots, rows, type, stride};
     for (size_t i = 0; i < n_rows;) {
-        uint32_t row, stream, next_row;
-        const struct tkv_page *page = tkv_page_of(layer, slots[i], &row, &stream);
-        size_t end = i + 1;
-        if (page->state == TKV_PAGE_SEALED) {
-            while (end < n_rows && tkv_page_of(layer, slots[end], &next_row, &stream) == page)
-                end++;
-            read_sealed(cache, layer, page, &r, i, end, decoded);
-        } else if (page->state == TKV_PAGE_OPEN) {
-            read_open(cache, layer, page, &r, i, row);
-        } else {
-            read_zeros(layer, &r, i);
+        uint32_t row, stream;
+        struct coded_in in;
+        if (find_coded(layer, slots[i], &in, &row)) {
+            i = read_coded(cache, layer, &r, i, n_rows, decoded);
+            continue;
         }
-        i = end;
+        const struct tkv_page *page = tkv_page_of(layer, slots[i], &row, &stream);
+        if (page->state == TKV_PAGE_OPEN)
+            read_open(cache, layer, page, &r, i, row);
+        else
+            read_zeros(layer, &r, i);
+        i++;
     }
     return TKV_OK;
 }

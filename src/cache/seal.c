@@ -6,16 +6,22 @@
 #include "base/status.h"
 #include "cache/cache.h"
 
-/* Full, no sink row, and every row old enough. */
+/* Full but for rows in spans, no row that waits for its span or is a sink, every row old enough. */
 static bool due(const tkv_cache *cache, const struct tkv_layer *layer, const struct tkv_page *page)
 {
-    if (page->valid[TKV_K] != UINT64_MAX || page->valid[TKV_V] != UINT64_MAX || page->nonfinite)
+    const uint64_t rows = ~page->spanned;
+    if (page->valid[TKV_K] != rows || page->valid[TKV_V] != rows || page->nonfinite ||
+        tkv_page_waiting(layer, page))
         return false;
+    if (page->spanned && !tkv_layer_learned(layer, TKV_SPAN_TEXT))
+        return false; /* only whole pages are learned from */
     const struct tkv_open *info = tkv_open_info(page);
     const struct tkv_stream *stream =
         &layer->streams[(size_t)(page - layer->pages) / layer->pages_per_stream];
     const uint64_t wait = (uint64_t)cache->spec.tail * (stream->n_runs ? stream->n_runs : 1);
     for (uint32_t t = 0; t < TKV_PAGE_TOKENS; t++) {
+        if (!(rows >> t & 1))
+            continue;
         if (info->pos[t] != TKV_NO_POS && (uint32_t)info->pos[t] < cache->spec.sink)
             return false;
         if (stream->n_writes - info->stamp[t] < wait)
@@ -42,10 +48,17 @@ static void code_item(void *arg, size_t item, uint32_t ith)
         return;
     const uint32_t head = (uint32_t)(item % per_page / 2);
     const tkv_kind kind = item % 2 ? TKV_V : TKV_K;
-    for (uint8_t klass = 0; klass < TKV_N_CLASSES; klass++)
-        if (tkv_part_rows(coding->klass, coding->visual, klass))
-            tkv_code_head(b->cache, b->layer, coding, klass, kind, head,
-                          b->scratch + ith * b->scratch_bytes);
+    const struct tkv_coded coded = {
+        .page = tkv_sealed_page(b->layer, coding->record, kind, head),
+        .places = coding->places,
+        .turn = coding->turn,
+        .klass = TKV_SPAN_TEXT,
+        .kind = kind,
+        .head = head,
+    };
+    tkv_code_rows(b->cache, b->layer, &coded, tkv_open_rows(b->layer, coding->page, kind, head),
+                  coding->page->valid[kind] & ~tkv_page_waiting(b->layer, coding->page),
+                  b->scratch + ith * b->scratch_bytes);
 }
 
 tkv_status tkv_code_pages(tkv_cache *cache, const struct tkv_layer *layer,
@@ -64,25 +77,17 @@ tkv_status tkv_code_pages(tkv_cache *cache, const struct tkv_layer *layer,
 tkv_status tkv_coding_begin(tkv_cache *cache, struct tkv_layer *layer, struct tkv_page *page,
                             struct tkv_coding *out, tkv_error *err)
 {
-    const uint64_t visual = tkv_page_visual(page);
-    *out = (struct tkv_coding){.page = page,
-                               .visual = visual,
-                               .turn = tkv_turn_of(layer, page),
-                               .klass = tkv_page_class(layer, visual)};
+    *out = (struct tkv_coding){.page = page, .turn = tkv_turn_of(layer, page)};
     if (!tkv_page_finite(layer, page)) {
         page->nonfinite = 1;
         return TKV_OK;
     }
-    for (uint8_t klass = 0; klass < TKV_N_CLASSES; klass++) {
-        if (!tkv_part_rows(out->klass, visual, klass))
-            continue;
-        const tkv_status status = tkv_layer_learn(cache, layer, klass, page, err);
-        if (status != TKV_OK)
-            return status;
-    }
-    out->record = tkv_pool_take(layer->sealed_pool[out->klass]);
+    const tkv_status status = tkv_layer_learn(cache, layer, TKV_SPAN_TEXT, page, err);
+    if (status != TKV_OK)
+        return status;
+    out->record = tkv_pool_take(layer->sealed_pool);
     if (!out->record)
-        return tkv_fail_nomem(err, layer->sealed_pool[out->klass]->record_bytes, "a coded page");
+        return tkv_fail_nomem(err, layer->sealed_pool->record_bytes, "a coded page");
     if (!layer->keeps_places)
         return TKV_OK;
     out->places = tkv_places_take(cache, page);
@@ -96,17 +101,18 @@ tkv_status tkv_coding_begin(tkv_cache *cache, struct tkv_layer *layer, struct tk
 void tkv_coding_drop(tkv_cache *cache, struct tkv_layer *layer, const struct tkv_coding *coding)
 {
     if (coding->record)
-        tkv_pool_give(layer->sealed_pool[coding->klass], coding->record);
+        tkv_pool_give(layer->sealed_pool, coding->record);
     tkv_places_drop(cache, coding->places);
 }
 
 static void finish(tkv_cache *cache, struct tkv_layer *layer, const struct tkv_coding *coding)
 {
     struct tkv_page *page = coding->page;
+    const struct tkv_page open = *page;
     tkv_page_drop(cache, layer, page);
     page->state = TKV_PAGE_SEALED;
-    page->klass = coding->klass;
-    page->visual = coding->visual;
+    page->valid[TKV_K] = page->valid[TKV_V] = open.valid[TKV_K];
+    page->visual = open.visual;
     page->record = coding->record;
     page->turn = coding->turn;
     page->places = coding->places;
@@ -141,9 +147,10 @@ tkv_status tkv_cache_seal(tkv_cache *cache, uint32_t index, tkv_error *err)
     if (!cache || index >= cache->n_layers)
         return tkv_fail(err, TKV_ERR_INVALID, "no layer %u", index);
     struct tkv_layer *layer = &cache->layers[index];
+    const tkv_status spans = tkv_spans_seal(cache, layer, err);
     const size_t n_due = count_due(cache, layer);
-    if (n_due == 0)
-        return TKV_OK;
+    if (n_due == 0 || spans != TKV_OK)
+        return spans;
     struct tkv_coding *list = tkv_alloc(&cache->ctx->allocator, n_due * sizeof *list);
     if (!list)
         return tkv_fail_nomem(err, n_due * sizeof *list, "sealing");

@@ -73,6 +73,8 @@ struct tkv_codec_env {
     uint32_t head_dim;
     tkv_kind kind;
     const void *model; /* learned model of this (layer, KV head, kind), or NULL: the built-in one */
+    const uint8_t *span; /* what the page's span keeps for this (head, kind); NULL: a page alone */
+    uint16_t flags;      /* TKV_CODEC_* */
 };
 
 struct tkv_codec_ops {
@@ -105,6 +107,14 @@ struct tkv_codec_ops {
                        const struct tkv_place *place, void *model, tkv_error *err);
     size_t (*bound_bytes)(const struct tkv_codec_env *env, size_t *code_bytes);
     void (*basis)(const struct tkv_codec_env *env, struct tkv_basis *out);
+    /* Codecs whose statistics are those of a whole span; all of these or none. A page alone begins
+     * with span_bytes; pages of a span do without, for the span keeps them once, made by fit from
+     * its rows [n][D] of f16. Values are then low[d] + code * step[d], codes as in format/visual.h.
+     * `narrows`: by how much the range of a span's logits is made smaller. */
+    size_t (*span_bytes)(uint32_t head_dim, tkv_kind kind);
+    void (*fit)(const struct tkv_codec_env *env, const uint16_t *rows, size_t n, void *span);
+    void (*ranges)(const struct tkv_codec_env *env, float *low, float *step);
+    float narrows;
     /* TKV_CAP_LEARNS: model bytes, and learning it from the first page that seals: same x as
      * encode. */
     size_t (*model_bytes)(uint32_t head_dim);

@@ -169,6 +169,14 @@ struct tkv_kernels {
     void (*kivi_groups)(const uint8_t *codes, const float *least, const float *delta, size_t n,
                         uint32_t bits, float *x);
 
+    /* --- visual: whole numbers of 1, 2 or 4 bits (format/visual.h) --- */
+    /* s[r][t] = sum_d q[r][d] * code[t][d], exact in i32. */
+    void (*visual_score)(const uint8_t *codes, uint32_t D, uint32_t bits, const int8_t *q,
+                         uint32_t n_rows, int32_t *s, struct tkv_ahead *ahead);
+    /* acc[r][c] = fmaf(wscale[r], (float)sum_t w[r][t] * code[t][c], acc[r][c]) */
+    void (*visual_wsum)(const uint8_t *codes, uint32_t D, uint32_t bits, const uint8_t *w,
+                        const float *wscale, uint32_t n_rows, float *acc, struct tkv_ahead *ahead);
+
     /* --- trellis: coefficients that share bits (format/trellis.h) --- */
     /* Page codes to an i8 tile of the kind: levels in steps. bits: [D], of each coefficient. */
     void (*trellis_tile_k)(const uint8_t *codes, const uint8_t *bits, uint32_t D, uint8_t *tile,

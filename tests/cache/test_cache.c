@@ -167,7 +167,7 @@ static void a_written_slot_reopens_its_page(void **state)
     close_cache(&f);
 }
 
-/* One text row, 100 visual ones, text: pages 0 and 1 hold both. */
+/* One text row, 100 visual ones, text: of pages 0 and 1 rows are in a span. */
 static uint8_t class_of(uint32_t t)
 {
     return t >= 1 && t < 101 ? TKV_SPAN_VISUAL : TKV_SPAN_TEXT;
@@ -181,11 +181,10 @@ static void visual_rows_have_their_own_codec(void **state)
     for (uint32_t t = 0; t < 192; t++)
         put_class(&f, t, (int32_t)t, t, class_of(t));
     seal(&f);
-    assert_int_equal(stats(&f).n_pages_sealed, 3);
+    assert_int_equal(stats(&f).n_pages_sealed, 5); /* two of them the span's */
     const tkv_cache_stats s = stats(&f);
     const uint64_t per_row = 2 * 2 * D, text_page = 64 * per_row * 2;
     assert_int_equal(s.visual_values, 100 * per_row);
-    /* both mixed pages hold a text part and a visual part */
     assert_int_equal(s.sealed_bytes, 3 * text_page + s.visual_bytes);
     assert_true(s.visual_bytes < text_page / 2);
     for (int again = 0; again < 2; again++) {
@@ -194,7 +193,7 @@ static void visual_rows_have_their_own_codec(void **state)
                 assert_true(distance(&f, t, t) == 0);
             else
                 assert_true(distance(&f, t, t) > 1e-3 && distance(&f, t, t) < 0.1);
-        put(&f, 0, 0, 0); /* opens a mixed page: its rows keep their classes and their codes */
+        put(&f, 0, 0, 0); /* opens a page that has rows in a span */
         assert_int_equal(stats(&f).visual_values, 100 * per_row);
         seal(&f);
     }

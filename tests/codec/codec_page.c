@@ -136,7 +136,8 @@ void test_page_init(struct test_page *p, const struct tkv_codec_ops *ops,
 {
     const size_t n = (size_t)TOKENS * D;
     struct random r = {.state = 7};
-    *p = (struct test_page){.ops = ops, .env = {kernels, D, kind, NULL}, .n = n};
+    *p = (struct test_page){
+        .ops = ops, .env = {.kernels = kernels, .head_dim = D, .kind = kind}, .n = n};
     p->bytes = ops->page_bytes(D, kind);
     if (ops->caps & TKV_CAP_BOOK)
         bind(p, D);
