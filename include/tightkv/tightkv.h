@@ -146,7 +146,8 @@ typedef struct tkv_codec_info {
     int idempotent; /* decode, round to f16, encode gives the same bytes */
     int rotates;    /* applies the random rotation unless told not to */
     int fused;      /* has its own attention path; the others go through decoding to f32 */
-    int needs_book; /* codes in a cache with a book only: see tkv_cache_set_book() */
+    int needs_book; /* codes in a cache only, with a book (tight*: or at a loss without one):
+                     * see tkv_cache_set_book() */
 } tkv_codec_info;
 
 /* Number of codecs; indices 0..n-1 go with tkv_codec_describe(). Since 0.1. */

@@ -22,10 +22,34 @@ static bool read_file(const char *name, char **bytes, size_t *n_bytes)
     return *bytes != NULL && *n_bytes == (size_t)size;
 }
 
+static bool wants_book(tkv_codec codec)
+{
+    for (uint32_t i = 0; i < tkv_codec_count(); i++) {
+        tkv_codec_info info = {.struct_size = sizeof(info)};
+        if (tkv_codec_describe(i, &info) == TKV_OK && info.id == codec.id) {
+            return info.needs_book;
+        }
+    }
+    return false;
+}
+
+/* Codecs that can do without say so once; the others fail with a message of their own. */
+static void tell_missing(const tkv_spec *spec)
+{
+    if (wants_book(spec->k) || wants_book(spec->v)) {
+        tkg_log(
+            GGML_LOG_LEVEL_WARN,
+            "no book for this model: keys and values are coded in a fixed rotation, which "
+            "loses four times as much or more; run tightkv calibrate MODEL --text FILE -o BOOK and "
+            "add book=BOOK to the spec");
+    }
+}
+
 bool tkg_book_open(struct tkg_buffer *buffer, tkv_error *err)
 {
     const char *name = buffer->spec.book;
     if (*name == '\0') {
+        tell_missing(&buffer->spec);
         return true;
     }
     if (!read_file(name, &buffer->book_bytes, &buffer->book_n_bytes)) {

@@ -54,18 +54,20 @@ static tkv_status bind_codec(tkv_cache *cache, struct tkv_layer *layer, uint8_t 
 {
     struct tkv_layer_codec *codec = &layer->codec[klass][kind];
     const uint32_t n_heads = layer->shape.n_kv_heads;
-    if (!cache->book)
+    if (!cache->book && !(codec->ops->caps & TKV_CAP_BOOKLESS))
         return tkv_fail(err, TKV_ERR_UNSUPPORTED,
                         "%s needs a book of this model: make one with tightkv calibrate",
                         codec->ops->name);
     codec->models = tkv_alloc_zero(&cache->ctx->allocator, n_heads * codec->model_bytes);
     if (!codec->models)
         return tkv_fail_nomem(err, n_heads * codec->model_bytes, "models from a book");
+    const struct tkv_gguf *file = cache->book ? &cache->book->file : NULL;
     for (uint32_t head = 0; head < n_heads; head++) {
         const struct tkv_codec_env env = tkv_layer_env(cache, layer, klass, kind, head);
-        const struct tkv_place place = {layer->shape.model_layer, head, n_heads, klass};
-        const tkv_status status = codec->ops->bind(&env, &cache->book->file, &place,
-                                                   codec->models + head * codec->model_bytes, err);
+        const struct tkv_place place = {layer->shape.model_layer, head, n_heads, klass,
+                                        cache->ctx->sign};
+        const tkv_status status =
+            codec->ops->bind(&env, file, &place, codec->models + head * codec->model_bytes, err);
         if (status != TKV_OK)
             return status;
     }

@@ -148,7 +148,7 @@ tkv_status tkv_turns_find(tkv_cache *cache, struct tkv_layer *layer, tkv_error *
     struct tkv_gguf_tensor t;
     struct rope rope;
     uint32_t halves = 0;
-    if (!find(cache, layer, "rope_freq", &t))
+    if (!cache->book || !find(cache, layer, "rope_freq", &t))
         return TKV_OK;
     tkv_status status = read_freq(layer, &t, rope.freq, err);
     if (status == TKV_OK)

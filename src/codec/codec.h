@@ -30,6 +30,7 @@ enum tkv_codec_caps {
     TKV_CAP_UNROTATES = 1 << 10, /* wants keys as before RoPE, each row turned back by the angles of
                                   * its own position; read through f32 tiles, which the attention
                                   * turns forth again */
+    TKV_CAP_BOOKLESS = 1 << 11,  /* bind also makes a model without a book, at a loss */
 };
 
 /* A learned basis of one head, D x D: coefficients = values * to, values = coefficients * back. */
@@ -43,6 +44,7 @@ struct tkv_basis {
 struct tkv_place {
     uint32_t layer, head, n_heads;
     uint8_t klass;
+    const float *sign; /* of the rotation that needs no book */
 };
 
 /* The working form that a codec offers the attention. */
@@ -101,7 +103,7 @@ struct tkv_codec_ops {
     /* page -> i8 tile of the kind; NULL: the codec goes through f32. */
     void (*tile_i8)(const struct tkv_codec_env *env, const uint8_t *page, struct tkv_tile_buf *buf,
                     struct tkv_tile_i8 *out);
-    /* TKV_CAP_BOOK: fills a model of model_bytes from a book; the bytes of a page, and of its codes
+    /* TKV_CAP_BOOK: fills a model of model_bytes from a book (TKV_CAP_BOOKLESS: or NULL); the bytes of a page, and of its codes
      * alone, with that model; its basis. page_bytes is what the largest model takes. */
     tkv_status (*bind)(const struct tkv_codec_env *env, const struct tkv_gguf *book,
                        const struct tkv_place *place, void *model, tkv_error *err);

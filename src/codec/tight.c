@@ -4,55 +4,20 @@
  * of each costs, and the bits that each takes. A row is gain * levels in that basis; the gain, a
  * logarithm in 8 bits, is the one that fits best after the levels are known. */
 #include <math.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "base/half.h"
-#include "base/status.h"
-#include "codec/basis_i16.h"
-#include "codec/codec.h"
+#include "codec/tight_model.h"
 #include "format/trellis.h"
 
 #define T TKV_PAGE_TOKENS
 
-/* Gains: code 0 is zero, code c > 0 is 2^((c - GAIN_ONE) / GAIN_STEPS). */
+/* Gains: code 0 is zero, code c > 0 is 2^((c - GAIN_ONE) * stride / GAIN_STEPS). */
 enum {
     GAIN_ONE = 144,
     GAIN_STEPS = 64,
-    GAIN_OCTAVES = GAIN_ONE / GAIN_STEPS + 1 /* below one */
+    GAIN_OCTAVES = 9 /* below one */
 };
-
-/* A head's model; the matrices follow. Coefficients are those of the book over their rates' units:
- * levels all count in the same steps. */
-struct model {
-    uint8_t bits[TKV_MAX_HEAD_DIM];
-    float mean[TKV_MAX_HEAD_DIM];   /* coefficients of the mean */
-    float weight[TKV_MAX_HEAD_DIM]; /* what a unit error costs */
-    float reach[TKV_MAX_HEAD_DIM];  /* tkv_kernels.trellis_codes */
-    float most[TKV_MAX_HEAD_DIM];   /* the largest level, in steps */
-    float query[TKV_MAX_HEAD_DIM];  /* tkv_basis_i16.scale, whose codes follow the matrices */
-    float matrices[];               /* to, back, back transposed: [D][D] each */
-};
-
-static size_t matrices_at(void)
-{
-    return (sizeof(struct model) + 63) / 64 * 64;
-}
-
-static float *matrix(const struct model *m, uint32_t D, uint32_t i)
-{
-    return (float *)(void *)((uint8_t *)(uintptr_t)m + matrices_at()) + (size_t)i * D * D;
-}
-
-static size_t model_bytes(uint32_t D)
-{
-    return matrices_at() + (size_t)D * D * (3 * sizeof(float) + sizeof(int16_t));
-}
-
-static int16_t *query_codes(const struct model *m, uint32_t D)
-{
-    return (int16_t *)(void *)matrix(m, D, 3);
-}
 
 static bool supports(uint32_t D, tkv_kind kind)
 {
@@ -68,7 +33,7 @@ static size_t most_bytes(uint32_t D, tkv_kind kind)
 
 static size_t bound_bytes(const struct tkv_codec_env *env, size_t *code_bytes)
 {
-    const struct model *m = env->model;
+    const struct tkv_tight *m = env->model;
     *code_bytes = tkv_trellis_bytes(m->bits, env->head_dim);
     return T + *code_bytes;
 }
@@ -76,148 +41,11 @@ static size_t bound_bytes(const struct tkv_codec_env *env, size_t *code_bytes)
 static void basis(const struct tkv_codec_env *env, struct tkv_basis *out)
 {
     const uint32_t D = env->head_dim;
-    const struct model *m = env->model;
-    *out = (struct tkv_basis){
-        matrix(m, D, 0), matrix(m, D, 1), matrix(m, D, 2), {query_codes(m, D), m->query}};
-}
-
-/* ---- binding ------------------------------------------------------------------------------- */
-
-/* A tensor of the book: "<prefix>blk.3.attn_k.<what>"; visual spans have "attn_k.visual" where the
- * book was calibrated for them, and share the text's otherwise. */
-static tkv_status find(const struct tkv_gguf *book, const char *prefix,
-                       const struct tkv_codec_env *env, const struct tkv_place *place,
-                       const char *what, size_t n_values, struct tkv_gguf_tensor *out,
-                       tkv_error *err)
-{
-    const char kind = env->kind == TKV_K ? 'k' : 'v';
-    const unsigned layer = place->layer;
-    char name[96];
-    snprintf(name, sizeof name, "%sblk.%u.attn_%c.visual.%s", prefix, layer, kind, what);
-    const bool visual = place->klass == TKV_SPAN_VISUAL && tkv_gguf_tensor(book, name, out);
-    if (!visual)
-        snprintf(name, sizeof name, "%sblk.%u.attn_%c.%s", prefix, layer, kind, what);
-    if (!visual && !tkv_gguf_tensor(book, name, out))
-        return tkv_fail(err, TKV_ERR_UNSUPPORTED,
-                        "the book has no %s: calibrate this model for this codec", name);
-    if (out->n_values != n_values * place->n_heads)
-        return tkv_fail(err, TKV_ERR_CORRUPT, "%s has %zu values, not %zu: a book of another model",
-                        name, out->n_values, n_values * place->n_heads);
-    return TKV_OK;
-}
-
-static tkv_status read_floats(const struct tkv_gguf *book, const struct tkv_codec_env *env,
-                              const struct tkv_place *place, const char *what, size_t n, float *out,
-                              tkv_error *err)
-{
-    struct tkv_gguf_tensor t;
-    const tkv_status status = find(book, "", env, place, what, n, &t, err);
-    if (status != TKV_OK)
-        return status;
-    if (t.type != TKV_GGUF_F32 && t.type != TKV_GGUF_F16)
-        return tkv_fail(err, TKV_ERR_CORRUPT, "a book whose %s is not of f32 or f16", what);
-    tkv_gguf_read_f32(&t, place->head * n, n, out);
-    for (size_t i = 0; i < n; i++)
-        if (!(fabsf(out[i]) < 1e15f))
-            return tkv_fail(err, TKV_ERR_CORRUPT, "a book whose %s holds %g", what, (double)out[i]);
-    return TKV_OK;
-}
-
-static tkv_status read_bits(const struct tkv_gguf *book, const char *codec,
-                            const struct tkv_codec_env *env, const struct tkv_place *place,
-                            uint8_t *out, tkv_error *err)
-{
-    char prefix[24];
-    struct tkv_gguf_tensor t;
-    snprintf(prefix, sizeof prefix, "%s.", codec);
-    const tkv_status status = find(book, prefix, env, place, "bits", env->head_dim, &t, err);
-    if (status != TKV_OK)
-        return status;
-    if (t.type != TKV_GGUF_I8)
-        return tkv_fail(err, TKV_ERR_CORRUPT, "a book whose bits are not of i8");
-    memcpy(out, t.data + (size_t)place->head * env->head_dim, env->head_dim);
-    for (uint32_t d = 0; d < env->head_dim; d++)
-        if (out[d] > TKV_TRELLIS_BITS)
-            return tkv_fail(err, TKV_ERR_CORRUPT, "a book with %u bits for a coefficient", out[d]);
-    return TKV_OK;
-}
-
-/* The search counts well when a usual error costs about 3^2; all levels times 31 stay in range. */
-static void set_reach(struct model *m, uint32_t D)
-{
-    double cost = 0;
-    uint32_t n = 0;
-    for (uint32_t d = 0; d < D; d++) {
-        const double unit = (double)tkv_trellis_unit[m->bits[d]];
-        if (m->bits[d])
-            cost += (double)m->weight[d] / (unit * unit) * 1.3 / (double)(1u << 2 * m->bits[d]),
-                n++;
-    }
-    const double usual = n ? sqrt(cost / n) / (double)TKV_TRELLIS_STEP : 1;
-    for (uint32_t d = 0; d < D; d++)
-        m->reach[d] = (float)fmin(31, usual > 0 ? 3.0 * sqrt((double)m->weight[d]) / usual : 0);
-}
-
-/* A value beyond all levels must not make all of them equally far. */
-static float largest_level(uint32_t bits)
-{
-    int32_t low = 0, high = 0;
-    for (uint32_t w = 0; w < TKV_TRELLIS_STATES; w++) {
-        const int32_t level = tkv_trellis_levels[bits][w];
-        low = level < low ? level : low;
-        high = level > high ? level : high;
-    }
-    return (float)(-low < high ? -low : high);
-}
-
-static void transpose(const float *x, uint32_t D, float *y)
-{
-    for (uint32_t i = 0; i < D; i++)
-        for (uint32_t j = 0; j < D; j++)
-            y[(size_t)j * D + i] = x[(size_t)i * D + j];
-}
-
-/* One level is to be worth the same at every rate: the rest of its unit goes into the basis. */
-static void fold_units(struct model *m, uint32_t D)
-{
-    for (uint32_t d = 0; d < D; d++) {
-        const float unit = tkv_trellis_unit[m->bits[d]];
-        for (uint32_t i = 0; i < D; i++) {
-            matrix(m, D, 0)[(size_t)i * D + d] /= unit;
-            matrix(m, D, 1)[(size_t)d * D + i] *= unit;
-        }
-        m->mean[d] /= unit;
-        m->weight[d] *= unit * unit;
-    }
-}
-
-static tkv_status bind(const char *codec, const struct tkv_codec_env *env,
-                       const struct tkv_gguf *book, const struct tkv_place *place, void *model,
-                       tkv_error *err)
-{
-    struct model *m = model;
-    const uint32_t D = env->head_dim;
-    const size_t square = (size_t)D * D;
-    tkv_status status = read_floats(book, env, place, "to", square, matrix(m, D, 0), err);
-    if (status == TKV_OK)
-        status = read_floats(book, env, place, "back", square, matrix(m, D, 1), err);
-    if (status == TKV_OK)
-        status = read_floats(book, env, place, "mean", D, m->mean, err);
-    if (status == TKV_OK)
-        status = read_floats(book, env, place, "weight", D, m->weight, err);
-    if (status == TKV_OK)
-        status = read_bits(book, codec, env, place, m->bits, err);
-    if (status != TKV_OK)
-        return status;
-    for (uint32_t d = 0; d < D; d++)
-        m->weight[d] = m->weight[d] > 1e-12f ? m->weight[d] : 1e-12f;
-    fold_units(m, D);
-    transpose(matrix(m, D, 1), D, matrix(m, D, 2));
-    tkv_basis_quantize(matrix(m, D, 2), D, query_codes(m, D), m->query);
-    for (uint32_t d = 0; d < D; d++)
-        m->most[d] = largest_level(m->bits[d]);
-    set_reach(m, D);
-    return TKV_OK;
+    const struct tkv_tight *m = env->model;
+    *out = (struct tkv_basis){tkv_tight_matrix(m, D, 0),
+                              tkv_tight_matrix(m, D, 1),
+                              tkv_tight_matrix(m, D, 2),
+                              {tkv_tight_query_codes(m, D), m->query}};
 }
 
 /* ---- gains --------------------------------------------------------------------------------- */
@@ -236,23 +64,24 @@ static const float octave[GAIN_STEPS] = {
     1.794709075f, 1.814252176f, 1.834008086f, 1.853979125f, 1.874167634f, 1.894575982f,
     1.915206561f, 1.936061793f, 1.957144124f, 1.978456026f};
 
-static float gain_of(uint32_t code)
+static float gain_of(const struct tkv_tight *m, uint32_t code)
 {
     if (code == 0)
         return 0.0f;
-    const uint32_t e = code - GAIN_ONE + GAIN_OCTAVES * GAIN_STEPS; /* >= 1 */
+    const int32_t far = ((int32_t)code - GAIN_ONE) * m->gain_stride;
+    const uint32_t e = (uint32_t)(far + GAIN_OCTAVES * GAIN_STEPS);
     const uint32_t power = e / GAIN_STEPS + 127 - GAIN_OCTAVES;
     return octave[e % GAIN_STEPS] * tkv_bits_f32(power << 23);
 }
 
 /* The code whose gain is nearest in proportion: gains are a fixed factor apart. */
-static uint8_t gain_code(float gain)
+static uint8_t gain_code(const struct tkv_tight *m, float gain)
 {
+    const float half_step = m->gain_stride == 1 ? 0.994599423f : 0.978572062f; /* down */
     uint32_t low = 0, high = 255;
     while (low < high) {
         const uint32_t middle = (low + high + 1) / 2;
-        const float edge = gain_of(middle) * 0.994599423f; /* 2^(-1/128) */
-        if (gain >= edge)
+        if (gain >= gain_of(m, middle) * half_step)
             low = middle;
         else
             high = middle - 1;
@@ -277,7 +106,7 @@ static size_t scratch_bytes(uint32_t D)
 }
 
 /* [64][D] to [D][64], less the mean; 8 tokens at a time so that all of them stay near. */
-static void turn_around(const struct model *m, uint32_t D, const float *x, float *rows)
+static void turn_around(const struct tkv_tight *m, uint32_t D, const float *x, float *rows)
 {
     for (uint32_t t = 0; t < T; t += 8)
         for (uint32_t d = 0; d < D; d++)
@@ -287,7 +116,7 @@ static void turn_around(const struct model *m, uint32_t D, const float *x, float
 
 /* One over the rms over the coefficients that are coded, in steps. A row beyond all gains is left as
  * large or small as the nearest one makes it. */
-static void measure(const struct model *m, uint32_t D, const float *rows, float inverse[T])
+static void measure(const struct tkv_tight *m, uint32_t D, const float *rows, float inverse[T])
 {
     float sum[T] = {0};
     uint32_t n = 0;
@@ -297,7 +126,7 @@ static void measure(const struct model *m, uint32_t D, const float *rows, float 
             sum[t] += rows[(size_t)d * T + t] * rows[(size_t)d * T + t] * (unit * unit);
         n += m->bits[d] != 0;
     }
-    const float least = gain_of(1), most = gain_of(255);
+    const float least = gain_of(m, 1), most = gain_of(m, 255);
     for (uint32_t t = 0; t < T; t++) {
         const float rms = n ? sqrtf(sum[t] / (float)n) : 0.0f;
         const float gain = rms < least ? least : rms < most ? rms : most;
@@ -305,7 +134,7 @@ static void measure(const struct model *m, uint32_t D, const float *rows, float 
     }
 }
 
-static void normalise(const struct model *m, uint32_t D, const float *rows, float *columns)
+static void normalise(const struct tkv_tight *m, uint32_t D, const float *rows, float *columns)
 {
     float inverse[T];
     measure(m, D, rows, inverse);
@@ -319,7 +148,7 @@ static void normalise(const struct model *m, uint32_t D, const float *rows, floa
 }
 
 /* The gains that fit best, over weighted errors. */
-static void fit(const struct model *m, uint32_t D, const float *rows, const uint8_t *windows,
+static void fit(const struct tkv_tight *m, uint32_t D, const float *rows, const uint8_t *windows,
                 uint8_t gains[T])
 {
     float product[T] = {0}, square[T] = {0};
@@ -334,7 +163,7 @@ static void fit(const struct model *m, uint32_t D, const float *rows, const uint
         }
     }
     for (uint32_t t = 0; t < T; t++)
-        gains[t] = gain_code(square[t] > 0 ? product[t] / (square[t] * TKV_TRELLIS_STEP) : 0.0f);
+        gains[t] = gain_code(m, square[t] > 0 ? product[t] / (square[t] * TKV_TRELLIS_STEP) : 0.0f);
 }
 
 /* Bit `bit` of eight windows, the first one lowest. */
@@ -346,7 +175,7 @@ static uint8_t gather(const uint8_t *windows, uint32_t bit)
     return (uint8_t)((x >> bit & 0x0101010101010101u) * 0x0102040810204080u >> 56);
 }
 
-static void pack(const struct model *m, uint32_t D, const uint8_t *windows, uint8_t *codes)
+static void pack(const struct tkv_tight *m, uint32_t D, const uint8_t *windows, uint8_t *codes)
 {
     for (uint32_t d = 0; d < D; d++, windows += T)
         for (uint32_t bit = m->bits[d]; bit-- > 0; codes += sizeof(uint64_t))
@@ -357,7 +186,7 @@ static void pack(const struct model *m, uint32_t D, const uint8_t *windows, uint
 static void encode(const struct tkv_codec_env *env, float *x, uint64_t valid, uint8_t *page,
                    void *scratch)
 {
-    const struct model *m = env->model;
+    const struct tkv_tight *m = env->model;
     struct scratch *s = scratch;
     const uint32_t D = env->head_dim;
     turn_around(m, D, x, s->rows);
@@ -371,13 +200,13 @@ static void encode(const struct tkv_codec_env *env, float *x, uint64_t valid, ui
 
 static void decode(const struct tkv_codec_env *env, const uint8_t *page, float *x)
 {
-    const struct model *m = env->model;
+    const struct tkv_tight *m = env->model;
     const uint32_t D = env->head_dim;
     uint8_t windows[T] = {0};
     const uint8_t *codes = page + T;
     float gain[T];
     for (uint32_t t = 0; t < T; t++)
-        gain[t] = gain_of(page[t]) * TKV_TRELLIS_STEP;
+        gain[t] = gain_of(m, page[t]) * TKV_TRELLIS_STEP;
     for (uint32_t d = 0; d < D; d++) {
         for (uint32_t bit = 0; bit < m->bits[d]; bit++, codes += sizeof(uint64_t))
             for (uint32_t t = 0; t < T; t++)
@@ -391,10 +220,10 @@ static void decode(const struct tkv_codec_env *env, const uint8_t *page, float *
 static void tile_i8(const struct tkv_codec_env *env, const uint8_t *page, struct tkv_tile_buf *buf,
                     struct tkv_tile_i8 *out)
 {
-    const struct model *m = env->model;
+    const struct tkv_tight *m = env->model;
     const uint32_t D = env->head_dim;
     for (uint32_t t = 0; t < T; t++)
-        buf->scale[t] = gain_of(page[t]) * TKV_TRELLIS_STEP;
+        buf->scale[t] = gain_of(m, page[t]) * TKV_TRELLIS_STEP;
     memcpy(buf->mean, m->mean, D * sizeof(float));
     if (env->kind == TKV_K)
         env->kernels->trellis_tile_k(page + T, m->bits, D, buf->codes, buf->ahead);
@@ -403,17 +232,18 @@ static void tile_i8(const struct tkv_codec_env *env, const uint8_t *page, struct
     *out = (struct tkv_tile_i8){buf->codes, 0, buf->scale, buf->mean, env->kind == TKV_K ? 2 : 1};
 }
 
-#define TIGHT(suffix, text, wire_id, what)                                                         \
+#define TIGHT(suffix, text, wire_id, total, what)                                                  \
     static tkv_status bind_##suffix(const struct tkv_codec_env *env, const struct tkv_gguf *book,  \
                                     const struct tkv_place *place, void *model, tkv_error *err)    \
     {                                                                                              \
-        return bind(text, env, book, place, model, err);                                           \
+        static const struct tkv_tight_rate rate = {text, total};                                   \
+        return tkv_tight_bind(&rate, env, book, place, model, err);                                \
     }                                                                                              \
     const struct tkv_codec_ops tkv_codec_tight##suffix = {                                         \
         .name = text,                                                                              \
         .summary = what,                                                                           \
         .id = wire_id,                                                                             \
-        .caps = TKV_CAP_BOOK | TKV_CAP_TURNS | TKV_CAP_ROUNDS,                                     \
+        .caps = TKV_CAP_BOOK | TKV_CAP_BOOKLESS | TKV_CAP_TURNS | TKV_CAP_ROUNDS,                  \
         .planes = 2,                                                                               \
         .supports = supports,                                                                      \
         .page_bytes = most_bytes,                                                                  \
@@ -424,12 +254,12 @@ static void tile_i8(const struct tkv_codec_env *env, const uint8_t *page, struct
         .bind = bind_##suffix,                                                                     \
         .bound_bytes = bound_bytes,                                                                \
         .basis = basis,                                                                            \
-        .model_bytes = model_bytes,                                                                \
+        .model_bytes = tkv_tight_bytes,                                                            \
     };
 
-TIGHT(4, "tight4", 24, "learned basis, trellis codes, 4 bits a value")
-TIGHT(3, "tight3", 25, "learned basis, trellis codes, 3 bits a value")
-TIGHT(25, "tight2.5", 26, "learned basis, trellis codes, 2.5 bits a value")
-TIGHT(2, "tight2", 27, "learned basis, trellis codes, 2 bits a value")
-TIGHT(1, "tight1", 36, "learned basis, trellis codes, 1 bit a value: for visual spans")
-TIGHT(07, "tight0.7", 37, "learned basis, trellis codes, 0.7 bits a value: for visual spans")
+TIGHT(4, "tight4", 24, 4.25, "learned basis, trellis codes, 4 bits a value")
+TIGHT(3, "tight3", 25, 3.25, "learned basis, trellis codes, 3 bits a value")
+TIGHT(25, "tight2.5", 26, 2.6, "learned basis, trellis codes, 2.5 bits a value")
+TIGHT(2, "tight2", 27, 2.25, "learned basis, trellis codes, 2 bits a value")
+TIGHT(1, "tight1", 36, 1.25, "learned basis, trellis codes, 1 bit a value: for visual spans")
+TIGHT(07, "tight0.7", 37, .75, "learned basis, trellis codes, 0.7 bits a value: for visual spans")

@@ -72,6 +72,44 @@ static void sizes(void **state)
     }
 }
 
+/* Without a book: rows of any size, at the mean of what two neighbouring rates leave or less. */
+static void without_a_book(void **state)
+{
+    static const struct {
+        const char *name;
+        double want;
+    } codecs[] = {{"tight4", .00505}, {"tight3", .0184}, {"tight2", .0710}, {"tight1", .263}};
+    float sign[D];
+    (void)state;
+    for (int d = 0; d < D; d++)
+        sign[d] = d % 3 ? 1 : -1;
+    for (size_t i = 0; i < 2 * sizeof codecs / sizeof codecs[0]; i++) {
+        struct test_page p;
+        size_t code_bytes;
+        const struct tkv_place place = {.n_heads = 1, .sign = sign};
+        test_start(&p, codecs[i / 2].name, D, (tkv_kind)(i % 2));
+        assert_int_equal(p.ops->bind(&p.env, NULL, &place, p.model, NULL), TKV_OK);
+        p.bytes = p.ops->bound_bytes(&p.env, &code_bytes);
+        assert_int_equal(p.bytes % 64, 0);
+        free(p.page);
+        p.page = aligned_alloc(64, p.bytes + 64);
+        test_rows(p.x, D, ROWS_GAUSSIAN, i);
+        for (size_t j = 0; j < p.n; j++)
+            p.x[j] *= exp2f((float)(j / D % 12) - 6);
+        test_encode(&p, p.x, ALL_TOKENS);
+        test_decode(&p);
+        for (size_t j = 0; j < p.n; j++) {
+            p.x[j] *= exp2f(6 - (float)(j / D % 12));
+            p.y[j] *= exp2f(6 - (float)(j / D % 12));
+        }
+        const double got = test_rel_mse(p.x, p.y, p.n);
+        printf("%s without a book: %.4f bits, %.4f\n", p.ops->name,
+               8.0 * (double)p.bytes / (double)p.n, got);
+        assert_true(got < 1.02 * codecs[i / 2].want && got > 0.94 * codecs[i / 2].want);
+        test_page_free(&p);
+    }
+}
+
 /* ---- books ------------------------------------------------------------------------------------ */
 
 static tkv_status bind(struct made_book *book, tkv_error *err)
@@ -127,6 +165,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(distortion),
         cmocka_unit_test(sizes),
+        cmocka_unit_test(without_a_book),
         cmocka_unit_test(books),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
