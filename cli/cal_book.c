@@ -1,9 +1,11 @@
 /* Books: GGUF files of what was learned. */
 #include <errno.h>
+#include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "calibrate.h"
 
@@ -51,6 +53,9 @@ struct cal_book *cal_book_new(const struct calibration *c)
 {
     struct cal_book *b = cli_alloc(1, sizeof(*b));
     b->calibration = c;
+    if (c->fingerprint.n_rows)
+        cal_book_add(b, GGML_TYPE_F32, (int64_t[]){(int64_t)c->fingerprint.n_rows, 1, 1},
+                     c->fingerprint.rows, "fingerprint.rows");
     for (size_t i = 0; i < c->n_layers; i++)
         add_rope(b, &c->layers[i]);
     return b;
@@ -80,6 +85,24 @@ void cal_book_add(struct cal_book *b, enum ggml_type type, const int64_t ne[3], 
     va_end(args);
 }
 
+static void set_hash(const struct llama_api *api, struct gguf_context *gguf, const char *key,
+                     uint64_t hash)
+{
+    char text[24];
+    snprintf(text, sizeof(text), "%016" PRIx64, hash);
+    api->gguf_set_val_str(gguf, key, text);
+}
+
+static void set_fingerprint(const struct llama_api *api, struct gguf_context *gguf,
+                            const struct tightkv_ggml_fingerprint *p)
+{
+    api->gguf_set_val_str(gguf, "fingerprint.architecture", p->architecture);
+    set_hash(api, gguf, "fingerprint.shapes", p->shapes);
+    set_hash(api, gguf, "fingerprint.rope", p->rope);
+    set_hash(api, gguf, "fingerprint.tokenizer", p->tokenizer);
+    set_hash(api, gguf, "fingerprint.vectors", p->vectors);
+}
+
 static void fill(const struct cal_book *b, struct gguf_context *gguf, struct ggml_context *ctx)
 {
     const struct calibration *c = b->calibration;
@@ -87,6 +110,7 @@ static void fill(const struct cal_book *b, struct gguf_context *gguf, struct ggm
     api->gguf_set_val_str(gguf, "general.architecture", "tightkv-book");
     api->gguf_set_val_u32(gguf, "book.version", 1);
     api->gguf_set_val_u32(gguf, "book.rope_halves", pairs_halves(c));
+    set_fingerprint(api, gguf, &c->fingerprint);
     for (size_t i = 0; i < b->n; i++) {
         const struct entry *e = &b->entries[i];
         struct ggml_tensor *t = api->ggml_new_tensor_3d(ctx, e->type, e->ne[0], e->ne[1], e->ne[2]);
@@ -105,8 +129,10 @@ int cal_book_write(const struct cal_book *b, const char *path)
     fill(b, gguf, ctx);
     char *draft = cli_format("%s.new", path);
     int rc = CLI_OK;
-    if (!api->gguf_write_to_file(gguf, draft, false) || rename(draft, path) != 0)
+    if (!api->gguf_write_to_file(gguf, draft, false) || rename(draft, path) != 0) {
         rc = cli_fail("cannot write %s: %s", path, strerror(errno));
+        unlink(draft);
+    }
     free(draft);
     api->gguf_free(gguf);
     api->ggml_free(ctx);

@@ -110,4 +110,5 @@ void cal_free(struct calibration *c)
         free(c->layers[i].projection);
     }
     free(c->layers);
+    free(c->fingerprint.rows);
 }

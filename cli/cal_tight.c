@@ -10,9 +10,8 @@ struct rate {
     double bits; /* a value, all in all */
 };
 
-static const struct rate rates[] = {
-    {"tight4", 4.25}, {"tight3", 3.25}, {"tight2.5", 2.6},
-    {"tight2", 2.25}, {"tight1", 1.25}, {"tight0.7", .75}};
+static const struct rate rates[] = {{"tight4", 4.25}, {"tight3", 3.25}, {"tight2.5", 2.6},
+                                    {"tight2", 2.25}, {"tight1", 1.25}, {"tight0.7", .75}};
 
 /* The bases of all heads for tokens of one class: [layer][head][K, V]. */
 struct bases {
@@ -22,30 +21,47 @@ struct bases {
     size_t n;
 };
 
-/* The heads of a layer side by side; bases of heads are a pair of K and V apart. */
-static void add_field(struct cal_book *book, const struct bases *b, const struct cal_layer *layer,
-                      const struct cal_basis *bases, char kind, const char *what, size_t offset,
-                      size_t rows)
+/* One head's part of a tensor; bases of heads are a pair of K and V apart. */
+static const float *field(const struct cal_basis *bases, size_t head, size_t offset)
 {
-    const size_t n_bytes = rows * bases->dim * sizeof(float);
-    uint8_t *all = cli_alloc(layer->n_kv_heads, n_bytes);
-    for (size_t h = 0; h < layer->n_kv_heads; h++) {
-        void *part;
-        memcpy(&part, (const char *)&bases[2 * h] + offset, sizeof(part));
-        memcpy(all + h * n_bytes, part, n_bytes);
-    }
-    cal_book_add(book, GGML_TYPE_F32, (int64_t[]){bases->dim, (int64_t)rows, layer->n_kv_heads},
-                 all, "blk.%d.attn_%c%s.%s", layer->layer, kind, b->suffix, what);
+    const float *part;
+    memcpy(&part, (const char *)&bases[2 * head] + offset, sizeof(part));
+    return part;
+}
+
+static void add_vectors(struct cal_book *book, const struct bases *b, const struct cal_layer *layer,
+                        const struct cal_basis *bases, char kind, const char *what, size_t offset)
+{
+    const size_t n = bases->dim;
+    float *all = cli_alloc(layer->n_kv_heads * n, sizeof(*all));
+    for (size_t h = 0; h < layer->n_kv_heads; h++)
+        memcpy(all + h * n, field(bases, h, offset), n * sizeof(*all));
+    cal_book_add(book, GGML_TYPE_F32, (int64_t[]){bases->dim, 1, layer->n_kv_heads}, all,
+                 "blk.%d.attn_%c%s.%s", layer->layer, kind, b->suffix, what);
+    free(all);
+}
+
+static void add_matrices(struct cal_book *book, const struct bases *b,
+                         const struct cal_layer *layer, const struct cal_basis *bases, char kind,
+                         const char *what, size_t offset)
+{
+    const struct llama_api *api = &b->c->session->llama->api;
+    const size_t n = (size_t)bases->dim * bases->dim;
+    ggml_fp16_t *all = cli_alloc(layer->n_kv_heads * n, sizeof(*all));
+    for (size_t h = 0; h < layer->n_kv_heads; h++)
+        api->ggml_fp32_to_fp16_row(field(bases, h, offset), all + h * n, (int64_t)n);
+    cal_book_add(book, GGML_TYPE_F16, (int64_t[]){bases->dim, bases->dim, layer->n_kv_heads}, all,
+                 "blk.%d.attn_%c%s.%s", layer->layer, kind, b->suffix, what);
     free(all);
 }
 
 static void add_basis(struct cal_book *book, const struct bases *b, const struct cal_layer *layer,
                       const struct cal_basis *bases, char kind)
 {
-    add_field(book, b, layer, bases, kind, "to", offsetof(struct cal_basis, to), bases->dim);
-    add_field(book, b, layer, bases, kind, "back", offsetof(struct cal_basis, back), bases->dim);
-    add_field(book, b, layer, bases, kind, "mean", offsetof(struct cal_basis, mean), 1);
-    add_field(book, b, layer, bases, kind, "weight", offsetof(struct cal_basis, weight), 1);
+    add_matrices(book, b, layer, bases, kind, "to", offsetof(struct cal_basis, to));
+    add_matrices(book, b, layer, bases, kind, "back", offsetof(struct cal_basis, back));
+    add_vectors(book, b, layer, bases, kind, "mean", offsetof(struct cal_basis, mean));
+    add_vectors(book, b, layer, bases, kind, "weight", offsetof(struct cal_basis, weight));
 }
 
 static void add_bits(struct cal_book *book, const struct bases *b, const struct cal_layer *layer,
@@ -59,14 +75,40 @@ static void add_bits(struct cal_book *book, const struct bases *b, const struct 
     free(all);
 }
 
+/* The matrices as the book will hold them, in f16: what that loses is far below what coding loses.
+ * The mean goes through the rounded matrix, as keys will: it may be much larger than they vary. */
+static void round_basis(const struct llama_api *api, const struct cal_head *head,
+                        struct cal_basis *b)
+{
+    for (size_t i = 0; i < (size_t)b->dim * b->dim; i++) {
+        b->to[i] = api->ggml_fp16_to_fp32(api->ggml_fp32_to_fp16(b->to[i]));
+        b->back[i] = api->ggml_fp16_to_fp32(api->ggml_fp32_to_fp16(b->back[i]));
+    }
+    for (uint32_t j = 0; j < b->dim; j++) {
+        double sum = 0;
+        for (uint32_t i = 0; i < b->dim; i++)
+            sum += head->sum[i] / head->n * (double)b->to[i * b->dim + j];
+        b->mean[j] = (float)sum;
+    }
+}
+
+static int make_basis(const struct bases *b, const struct cal_head *head, double size,
+                      struct cal_basis *out)
+{
+    int rc = cal_basis(head, size, out);
+    if (rc == CLI_OK)
+        round_basis(&b->c->session->llama->api, head, out);
+    return rc;
+}
+
 static int make_bases(const struct bases *b, int klass)
 {
     for (size_t i = 0, n = 0; i < b->c->n_layers; i++) {
         const struct cal_layer *l = &b->c->layers[i];
         for (uint32_t h = 0; h < l->n_kv_heads; h++) {
-            int rc = cal_basis(&l->heads[klass][TKV_K][h], l->size, &b->items[n++]);
+            int rc = make_basis(b, &l->heads[klass][TKV_K][h], l->size, &b->items[n++]);
             if (rc == CLI_OK)
-                rc = cal_basis(&l->heads[klass][TKV_V][h], l->size, &b->items[n++]);
+                rc = make_basis(b, &l->heads[klass][TKV_V][h], l->size, &b->items[n++]);
             if (rc != CLI_OK)
                 return rc;
         }

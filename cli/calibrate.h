@@ -75,6 +75,7 @@ struct calibration {
     struct session *session;
     struct cal_layer *layers;
     size_t n_layers;
+    struct tightkv_ggml_fingerprint fingerprint;
     uint64_t seed;
     size_t n_done; /* steps: units read, then layers whose size was measured */
     struct cal_stats *stats;

@@ -161,10 +161,20 @@ static int train(const struct calibration *c, const struct options *o)
     return rc;
 }
 
+static int read_fingerprint(struct calibration *c, const char *path)
+{
+    c->fingerprint.struct_size = sizeof(c->fingerprint);
+    return c->session->llama->fingerprint(path, &c->fingerprint) == TKV_OK
+               ? CLI_OK
+               : cli_fail("%s: not all of its tensors are there; fetch it again", path);
+}
+
 static int calibrate(struct calibration *c, const struct options *o, const struct harden_file *f,
                      const struct model_layers *layers)
 {
-    int rc = cal_layers(c, f, layers, o->visual != NULL);
+    int rc = read_fingerprint(c, f->path);
+    if (rc == CLI_OK)
+        rc = cal_layers(c, f, layers, o->visual != NULL);
     if (rc == CLI_OK)
         rc = cal_rope(c);
     if (rc == CLI_OK)
@@ -187,7 +197,7 @@ int cmd_calibrate(int argc, char **argv)
     struct model_layers layers = {0};
     struct harden_file file = {0};
     tkv_error err;
-    int rc = cli_llama_open(&llama, &o.common, false);
+    int rc = cli_llama_open(&llama, &o.common, true);
     if (rc == CLI_OK && !model_layers_read(&llama.api, argv[first], &layers, &err))
         rc = cli_fail("%s", err.text);
     if (rc == CLI_OK)

@@ -317,10 +317,11 @@ void eval_measure_begin(struct eval *e, const struct eval_row *row)
 static int plugin_stats(struct eval *e, const struct eval_row *row, struct tightkv_ggml_stats *out)
 {
     *out = (struct tightkv_ggml_stats){.struct_size = sizeof(*out)};
-    if (e->session->llama->stats(out) != TKV_OK || out->n_caches == 0 || out->n_values == 0)
-        return cli_fail("%s: the plug-in codes no layer of %s; tightkv doctor tells why", row->kv,
-                        e->session->path);
-    return CLI_OK;
+    if (e->session->llama->stats(out) == TKV_OK && out->n_caches > 0 && out->n_values > 0)
+        return CLI_OK;
+    const bool known = out->why_plain[0] != '\0';
+    return cli_fail("%s: the plug-in codes no layer of %s%s%s", row->kv, e->session->path,
+                    known ? ": " : "; tightkv doctor tells why", out->why_plain);
 }
 
 int eval_measure_end(struct eval *e, const struct eval_row *row, struct eval_held *held)

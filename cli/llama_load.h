@@ -21,6 +21,7 @@ struct cli_llama {
     bool built_in;          /* its backends came with libllama, none was loaded */
     ggml_backend_reg_t reg; /* the plug-in; NULL when it was not asked for */
     tightkv_ggml_configure_fn configure;
+    tightkv_ggml_fingerprint_fn fingerprint;
     tightkv_ggml_stats_fn stats;
     tightkv_ggml_measure_fn measure;
     cli_level level;

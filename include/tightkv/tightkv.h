@@ -237,6 +237,28 @@ TKV_API tkv_status tkv_book_open(tkv_context *ctx, const void *bytes, size_t n_b
 /* Closes a book; NULL is accepted. Since 0.2. */
 TKV_API void tkv_book_close(tkv_book *book);
 
+/* Text that a book holds under a key, NUL-terminated. Errors: TKV_ERR_RANGE when there is none of
+ * this name or it does not fit. Since 0.2. */
+TKV_API tkv_status tkv_book_text(const tkv_book *book, const char *key, char *buf,
+                                 size_t capacity);
+
+/* A tensor of a book. */
+typedef struct tkv_book_tensor {
+    uint32_t struct_size; /* set by the caller to sizeof(tkv_book_tensor) */
+    char name[64];
+    const char *type; /* "f32", "f16", "i8", "i16", "i32"; static */
+    uint64_t dims[4]; /* the contiguous one first; 1 beyond the last */
+    uint64_t n_values, n_bytes;
+} tkv_book_tensor;
+
+/* Describes the i-th tensor. Errors: TKV_ERR_RANGE past the last. Since 0.2. */
+TKV_API tkv_status tkv_book_get_tensor(const tkv_book *book, uint64_t i, tkv_book_tensor *out);
+
+/* Reads n values, from the first-th on, of the f32 or f16 tensor `name`. Errors: TKV_ERR_RANGE when
+ * there is none that has them. Since 0.2. */
+TKV_API tkv_status tkv_book_read(const tkv_book *book, const char *name, size_t first, size_t n,
+                                 float *out);
+
 /* Gives a cache the book that its learned codecs read, before its first layer.
  *   book  borrowed until the cache is destroyed
  * Errors: TKV_ERR_INVALID when there are layers already. Since 0.2. */

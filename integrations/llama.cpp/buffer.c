@@ -55,6 +55,7 @@ static void buffer_free(ggml_backend_buffer_t b)
     unlink_buffer(buffer);
     tkv_cache_destroy(buffer->cache);
     tkg_book_close(buffer);
+    free(buffer->model);
     tkv_context_destroy(buffer->ctx);
     for (struct tkg_root *r = buffer->roots, *next; r != NULL; r = next) {
         next = r->next;

@@ -67,8 +67,21 @@ static void learn_heads(const struct ggml_tensor *op)
     v->pair = k;
 }
 
+/* Weights are there before the first graph. */
+static void learn_model(const struct ggml_tensor *op)
+{
+    struct tkg_root *root = tkg_root_of(op);
+    if (root != NULL && !root->buffer->asked) {
+        root->buffer->asked = true;
+        root->buffer->model = tkg_model_path(op->src[0]);
+    }
+}
+
 static void learn(const struct ggml_tensor *op)
 {
+    if (op->op == GGML_OP_SET_ROWS) {
+        learn_model(op);
+    }
     if (op->op == GGML_OP_FLASH_ATTN_EXT) {
         learn_heads(op);
     } else if (op->op == GGML_OP_SET_ROWS && op->ne[0] == 1) {

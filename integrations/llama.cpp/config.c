@@ -43,6 +43,9 @@ static void add_buffer(struct tightkv_ggml_stats *sum, const struct tkg_buffer *
             sum->plain_bytes += r->row_bytes * (size_t)(r->n_slots * r->n_streams);
         }
     }
+    if (buffer->why_plain[0] != '\0') {
+        memcpy(sum->why_plain, buffer->why_plain, sizeof(sum->why_plain));
+    }
     tkv_cache_stats s = {.struct_size = sizeof(s)};
     if (buffer->cache == NULL || tkv_cache_get_stats(buffer->cache, &s) != TKV_OK) {
         return;

@@ -13,6 +13,8 @@
  *     shift.c            ROPE in place on a coded root (context shift), or
  *     fallback.c         anything else: a graph of one node on ggml's CPU backend
  *   book.c             what learned codecs read
+ *   model.c            the model's file, from what is mapped
+ *   fingerprint.c      what tells a model from another
  *   positions.c        token positions, from the ROPE node above
  *   spans.c            visual rows, from the input above
  *   watch.c            compares coded pages with what they coded
@@ -157,11 +159,14 @@ struct tkg_buffer {
     struct tkg_root *roots; /* in order of creation */
     struct tkg_cells *cells;
     bool settled;
+    char why_plain[256]; /* why some roots are plain */
     bool transposed; /* values are written one element at a time: flash attention is off */
     bool exact;      /* keys are stored as they come: nothing to watch */
     tkv_spec spec;
     tkv_context *ctx;
     tkv_cache *cache;
+    char *model;    /* the model's file; NULL: not known */
+    bool asked;     /* for it */
     tkv_book *book; /* over book_bytes */
     char *book_bytes;
     size_t book_n_bytes;
@@ -180,7 +185,19 @@ void tkg_map_clear(char *p, size_t bytes); /* gives the pages back: they read as
 /* Decides for every root of the buffer how it is stored, and logs it; once. */
 void tkg_buffer_settle(struct tkg_buffer *buffer);
 
-/* Gives the buffer's cache the book that its spec names, if it names one. */
+/* The file that the model's weights are mapped from, by the graph above a layer's keys; NULL when
+ * it cannot be told. To be freed. */
+char *tkg_model_path(const struct ggml_tensor *rows);
+
+/* Entry point of tightkv-ggml.h. */
+int tkg_fingerprint(const char *path, struct tightkv_ggml_fingerprint *out);
+void tkg_fingerprint_free(struct tightkv_ggml_fingerprint *p);
+/* The first thing in which two models differ; NULL: none. */
+const char *tkg_fingerprint_differs(const struct tightkv_ggml_fingerprint *a,
+                                    const struct tightkv_ggml_fingerprint *b);
+
+/* Gives the buffer's cache its model's book, where the spec names one or needs one. False: there is
+ * none, or it is of another model; err says what to do. */
 bool tkg_book_open(struct tkg_buffer *buffer, tkv_error *err);
 void tkg_book_close(struct tkg_buffer *buffer);
 

@@ -292,6 +292,9 @@ void tkg_buffer_settle(struct tkg_buffer *buffer)
         s.plain = r;
         s.plain_bytes += nominal_bytes(r);
     }
+    if (s.n_plain > 0) {
+        memcpy(buffer->why_plain, s.why, sizeof(s.why));
+    }
     log_settled(buffer, &s);
 }
 

@@ -12,6 +12,7 @@
 #ifndef TIGHTKV_GGML_H
 #define TIGHTKV_GGML_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 #ifdef __cplusplus
@@ -43,11 +44,25 @@ struct tightkv_ggml_stats {
     uint64_t visual_values; /* of n_values: those of rows that came as embeddings */
     uint64_t visual_bytes;  /* of sealed_bytes and open_bytes: what these take */
     uint64_t side_bytes;    /* of sealed_bytes: scales, means, padding; the rest are codes */
+    char why_plain[256];    /* why a tensor is stored as it is; empty: none is */
 };
 
 /* Sets the spec of caches made from now on, instead of TIGHTKV_KV; NULL goes back to TIGHTKV_KV.
  * Returns a tkv_status; on an error the spec in force stays. */
 typedef int (*tightkv_ggml_configure_fn)(const char *spec);
+
+/* What tells a model from another, whatever its weights are quantised to. */
+struct tightkv_ggml_fingerprint {
+    uint32_t struct_size; /* set by the caller to sizeof(struct tightkv_ggml_fingerprint) */
+    char architecture[64];
+    uint64_t shapes, rope, tokenizer; /* hashes of metadata */
+    uint64_t vectors;                 /* of the tensors of one dimension */
+    size_t n_rows;
+    float *rows; /* lengths of the rows of query and key weights */
+};
+
+/* Of the model in a GGUF file; `rows` is freed with free(). Returns a tkv_status. */
+typedef int (*tightkv_ggml_fingerprint_fn)(const char *path, struct tightkv_ggml_fingerprint *out);
 
 /* Fills `out`. Returns a tkv_status. */
 typedef int (*tightkv_ggml_stats_fn)(struct tightkv_ggml_stats *out);

@@ -41,6 +41,60 @@ void tkv_book_close(tkv_book *book)
         tkv_free(&book->ctx->allocator, book, sizeof *book);
 }
 
+tkv_status tkv_book_text(const tkv_book *book, const char *key, char *buf, size_t capacity)
+{
+    if (!book || !key || !buf)
+        return TKV_ERR_INVALID;
+    return tkv_gguf_text(&book->file, key, buf, capacity) ? TKV_OK : TKV_ERR_RANGE;
+}
+
+static const char *type_name(enum tkv_gguf_type type)
+{
+    switch (type) {
+    case TKV_GGUF_F32:
+        return "f32";
+    case TKV_GGUF_F16:
+        return "f16";
+    case TKV_GGUF_I8:
+        return "i8";
+    case TKV_GGUF_I16:
+        return "i16";
+    case TKV_GGUF_I32:
+        return "i32";
+    }
+    return "?";
+}
+
+tkv_status tkv_book_get_tensor(const tkv_book *book, uint64_t i, tkv_book_tensor *out)
+{
+    if (!book || !out || out->struct_size < sizeof *out)
+        return TKV_ERR_INVALID;
+    tkv_book_tensor found = {.struct_size = out->struct_size};
+    struct tkv_gguf_tensor t;
+    if (!tkv_gguf_tensor_name(&book->file, i, found.name, sizeof found.name) ||
+        !tkv_gguf_tensor(&book->file, found.name, &t))
+        return TKV_ERR_RANGE;
+    found.type = type_name(t.type);
+    memcpy(found.dims, t.dims, sizeof found.dims);
+    found.n_values = t.n_values;
+    found.n_bytes = tkv_gguf_bytes(&t);
+    *out = found;
+    return TKV_OK;
+}
+
+tkv_status tkv_book_read(const tkv_book *book, const char *name, size_t first, size_t n, float *out)
+{
+    struct tkv_gguf_tensor t;
+    if (!book || !name || !out)
+        return TKV_ERR_INVALID;
+    if (!tkv_gguf_tensor(&book->file, name, &t) ||
+        (t.type != TKV_GGUF_F32 && t.type != TKV_GGUF_F16) || first > t.n_values ||
+        n > t.n_values - first)
+        return TKV_ERR_RANGE;
+    tkv_gguf_read_f32(&t, first, n, out);
+    return TKV_OK;
+}
+
 tkv_status tkv_cache_set_book(tkv_cache *cache, const tkv_book *book, tkv_error *err)
 {
     if (!cache || cache->n_layers)

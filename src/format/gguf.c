@@ -261,6 +261,11 @@ bool tkv_gguf_tensor_name(const struct tkv_gguf *g, uint64_t i, char *buf, size_
     return copy_text(name, buf, capacity);
 }
 
+size_t tkv_gguf_bytes(const struct tkv_gguf_tensor *t)
+{
+    return t->n_values * value_bytes(t->type);
+}
+
 void tkv_gguf_read_f32(const struct tkv_gguf_tensor *t, size_t first, size_t n, float *out)
 {
     if (t->type == TKV_GGUF_F32) {
