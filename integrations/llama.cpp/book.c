@@ -74,12 +74,21 @@ static bool book_fingerprint(const tkv_book *book, struct tightkv_ggml_fingerpri
            tkv_book_read(book, "fingerprint.rows", 0, out->n_rows, out->rows) == TKV_OK;
 }
 
-/* What differs, NULL: nothing. */
-static const char *differs(const tkv_book *book, const struct tightkv_ggml_fingerprint *model)
+/* What differs, NULL: nothing, or nobody can tell. */
+static const char *differs(const tkv_book *book, const char *path,
+                           const struct tightkv_ggml_fingerprint *model)
 {
     struct tightkv_ggml_fingerprint of_book = {.struct_size = sizeof(of_book)};
-    const char *what = book_fingerprint(book, &of_book) ? tkg_fingerprint_differs(&of_book, model)
-                                                        : "a fingerprint that is missing";
+    const char *what = NULL;
+    if (model->rows == NULL) {
+        tkg_log(GGML_LOG_LEVEL_WARN,
+                "the model's file is not mapped: nobody checks that %s is of this model", path);
+    } else if (book_fingerprint(book, &of_book)) {
+        what = tkg_fingerprint_differs(&of_book, model);
+    } else {
+        tkg_log(GGML_LOG_LEVEL_WARN,
+                "%s does not say what model it is of: nobody checks that it is of this one", path);
+    }
     tkg_fingerprint_free(&of_book);
     return what;
 }
@@ -109,7 +118,7 @@ static bool try_book(struct search *s, const char *path)
         tkg_book_close(b);
         return false;
     }
-    const char *what = s->model.rows != NULL ? differs(b->book, &s->model) : NULL;
+    const char *what = differs(b->book, path, &s->model);
     if (what != NULL) {
         snprintf(s->err->text, sizeof(s->err->text),
                  "%.120s is of another model (%s): make one with tightkv calibrate", path, what);
@@ -257,13 +266,10 @@ bool tkg_book_open(struct tkg_buffer *buffer, tkv_error *err)
         return true;
     }
     struct search s = {.buffer = buffer, .model = {.struct_size = sizeof(s.model)}, .err = err};
-    const bool known = buffer->model != NULL && tkg_fingerprint(buffer->model, &s.model) == TKV_OK;
-    bool good = find_book(&s);
-    if (good && !known) {
-        tkg_log(GGML_LOG_LEVEL_WARN,
-                "the model's file is not known, as it is not mapped: nobody checks that the book "
-                "is of this model");
+    if (buffer->model != NULL && tkg_fingerprint(buffer->model, &s.model) != TKV_OK) {
+        tkg_log(GGML_LOG_LEVEL_WARN, "%s: not all of its tensors are there", buffer->model);
     }
+    bool good = find_book(&s);
     tkg_fingerprint_free(&s.model);
     good = good && tkv_cache_set_book(buffer->cache, buffer->book, err) == TKV_OK;
     if (!good) {
