@@ -219,23 +219,33 @@ static bool try_installed(struct search *s)
 
 /* ---- the whole -------------------------------------------------------------------------- */
 
-static bool needs_book(const tkv_spec *spec)
+static bool wants_book(tkv_codec codec)
 {
-    const tkv_codec codecs[] = {spec->k, spec->v, spec->visual_k, spec->visual_v};
     for (uint32_t i = 0; i < tkv_codec_count(); i++) {
         tkv_codec_info info = {.struct_size = sizeof(info)};
-        if (tkv_codec_describe(i, &info) != TKV_OK || !info.needs_book) {
-            continue;
-        }
-        for (size_t k = 0; k < sizeof(codecs) / sizeof(codecs[0]); k++) {
-            if (codecs[k].id == info.id) {
-                return true;
-            }
+        if (tkv_codec_describe(i, &info) == TKV_OK && info.id == codec.id) {
+            return info.needs_book;
         }
     }
     return false;
 }
 
+/* Codecs that can do without say so once; the others fail with a message of their own. */
+static void tell_missing(const struct tkg_buffer *b)
+{
+    if (b->model != NULL) {
+        tkg_log(GGML_LOG_LEVEL_WARN,
+                "no book for this model: codecs that can do without lose four times as much or "
+                "more; run tightkv calibrate %s --text FILE -o BOOK",
+                b->model);
+    } else {
+        tkg_log(GGML_LOG_LEVEL_WARN,
+                "no book: what model this is cannot be told, as its file is not mapped; name one "
+                "with book=FILE, or codecs that can do without lose four times as much or more");
+    }
+}
+
+/* Opens the first book that is of this model; false where one that was meant for it is not. */
 static bool find_book(struct search *s)
 {
     const struct tkg_buffer *b = s->buffer;
@@ -248,21 +258,17 @@ static bool find_book(struct search *s)
     if (s->stop) {
         return false;
     }
-    if (try_folder(s, user_books()) || try_installed(s)) {
-        return true;
+    if (!try_folder(s, user_books()) && !try_installed(s)) {
+        tell_missing(b);
     }
-    snprintf(
-        s->err->text, sizeof(s->err->text),
-        b->model != NULL
-            ? "no book of this model: make one with tightkv calibrate %.120s --text FILE -o BOOK"
-            : "no book: the model's file is not known, as it is not mapped: name one with book=%s",
-        b->model != NULL ? b->model : "FILE");
-    return false;
+    return true;
 }
 
 bool tkg_book_open(struct tkg_buffer *buffer, tkv_error *err)
 {
-    if (buffer->spec.book[0] == '\0' && !needs_book(&buffer->spec)) {
+    const tkv_spec *spec = &buffer->spec;
+    if (spec->book[0] == '\0' && !wants_book(spec->k) && !wants_book(spec->v) &&
+        !wants_book(spec->visual_k) && !wants_book(spec->visual_v)) {
         return true;
     }
     struct search s = {.buffer = buffer, .model = {.struct_size = sizeof(s.model)}, .err = err};
@@ -271,7 +277,9 @@ bool tkg_book_open(struct tkg_buffer *buffer, tkv_error *err)
     }
     bool good = find_book(&s);
     tkg_fingerprint_free(&s.model);
-    good = good && tkv_cache_set_book(buffer->cache, buffer->book, err) == TKV_OK;
+    if (good && buffer->book != NULL) {
+        good = tkv_cache_set_book(buffer->cache, buffer->book, err) == TKV_OK;
+    }
     if (!good) {
         tkg_log(GGML_LOG_LEVEL_ERROR, "%s", err->text);
     }
