@@ -211,11 +211,12 @@ static void every_codec(void **state)
         tkv_codec_info info = {.struct_size = sizeof info};
         char spec[64];
         assert_int_equal(tkv_codec_describe(i, &info), TKV_OK);
-        if (info.needs_book)
-            continue;
+        if (info.needs_book && strncmp(info.name, "tight", 5) != 0)
+            continue; /* tight does without */
         const tkv_codec codec = {.id = info.id};
-        const char *v =
-            tkv_page_bytes(codec, TKV_V, 96) ? info.name : "turbo4"; /* some code keys only */
+        const char *v = info.needs_book || tkv_page_bytes(codec, TKV_V, 96)
+                            ? info.name
+                            : "turbo4"; /* some code keys only */
         snprintf(spec, sizeof spec, "k=%s,v=%s,sink=10,tail=70", info.name, v);
         struct scene s;
         make_scene(&s, spec, 64, 96, 2, 3, 500, 3);
