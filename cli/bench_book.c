@@ -184,6 +184,25 @@ static void add_tight(struct book *book, char kind, const char *codec)
         weight[i] = (float)exp2(log_cost(i % d, d));
 }
 
+/* Codes of an even spread that falls from stage to stage. */
+static void add_rvq(struct book *book, char kind)
+{
+    enum {
+        STAGES = 8,
+        STAGE = 2048 * 32
+    };
+    char name[48];
+    snprintf(name, sizeof(name), "rvq.blk.0.attn_%c.codes", kind);
+    int8_t *codes = add(book, name, GGUF_I8, STAGES * STAGE);
+    uint32_t x = (uint32_t)kind;
+    for (int i = 0; i < STAGES * STAGE; i++) {
+        x = x * 1664525u + 1013904223u;
+        codes[i] = (int8_t)(((int)(x >> 24) % 65 - 32) * (STAGES - i / STAGE) / STAGES);
+    }
+    snprintf(name, sizeof(name), "rvq.blk.0.attn_%c.step", kind);
+    *(float *)add(book, name, GGUF_F32, 1) = 1.0f / 24;
+}
+
 static void add_rope(struct book *book)
 {
     const uint32_t n = book->head_dim / 2;
@@ -216,6 +235,8 @@ static struct bytes make_up(const tkv_spec *spec, uint32_t n_heads, uint32_t hea
     for (int kind = TKV_K; kind <= TKV_V; kind++)
         if (strncmp(names[kind], "tight", strlen("tight")) == 0)
             add_tight(&book, kind == TKV_K ? 'k' : 'v', names[kind]);
+        else if (strncmp(names[kind], "rvq", strlen("rvq")) == 0)
+            add_rvq(&book, kind == TKV_K ? 'k' : 'v');
     struct bytes b = serialise(&book);
     for (uint32_t i = 0; i < book.n; i++)
         free(book.tensors[i].data);

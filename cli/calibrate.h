@@ -222,4 +222,8 @@ const struct cal_trainer *cal_trainer(const char *name);
 
 int cal_train_tight(const struct calibration *c, struct cal_book *book);
 
+/* ---- cal_rvq.c -------------------------------------------------------------------------------- */
+
+int cal_train_rvq(const struct calibration *c, struct cal_book *book);
+
 #endif

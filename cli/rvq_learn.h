@@ -1,5 +1,5 @@
 /* Codebooks for residual vector quantisation (arXiv 2410.15704): each stage codes what the ones
- * before it left over. */
+ * before it left over. Rows and codes are in integers, as the codec searches them. */
 #ifndef TKV_CLI_RVQ_LEARN_H
 #define TKV_CLI_RVQ_LEARN_H
 
@@ -13,9 +13,8 @@ enum {
 };
 
 struct rvq_samples {
-    const float *x;      /* [n][RVQ_DIM] */
-    const float *weight; /* [n], or NULL */
-    size_t n;            /* at least 1 */
+    const int8_t *x; /* [n][RVQ_DIM] */
+    size_t n;        /* at least 1 */
 };
 
 struct rvq_effort {
@@ -25,13 +24,14 @@ struct rvq_effort {
     uint32_t n_steps;
 };
 
-/* codes: [RVQ_STAGES][RVQ_CODES][RVQ_DIM]. The same for a seed on any number of threads. */
-void rvq_learn(const struct rvq_samples *samples, const struct rvq_effort *effort, uint64_t seed,
-               int n_threads, float *codes);
+/* codes: [RVQ_STAGES][RVQ_CODES][RVQ_DIM]. The same for a seed on any number of threads. CLI_OK, or
+ * CLI_DATA after a line on stderr. */
+int rvq_learn(const struct rvq_samples *samples, const struct rvq_effort *effort, uint64_t seed,
+              int n_threads, int8_t *codes);
 
-/* What is left of the samples after all stages, each taking the nearest code: the sum of squares
- * over theirs. */
-double rvq_loss(const struct rvq_samples *samples, const float *codes, uint32_t n_stages,
+/* What is left of the samples after so many stages, each taking the nearest code: the sum of squares
+ * over theirs. NaN after a line on stderr. */
+double rvq_loss(const struct rvq_samples *samples, const int8_t *codes, uint32_t n_stages,
                 int n_threads);
 
 #endif

@@ -361,6 +361,42 @@ def tight_gain(c):
     return f32(2.0 ** (step / 64)) * f32(2.0 ** octave)
 
 
+class Rvq:
+    """The codebooks of a layer: section 13. codes: [stages][2048][32], i8."""
+
+    def __init__(self, kind, n_stages, codes, step):
+        self.kind, self.codes, self.step = kind, codes[:n_stages].astype(int), f32(step)
+
+    def decode(self, page):
+        scale = halves(page.take(2 * TOKENS)) * self.step
+        n_stages = len(self.codes)
+        n_groups = (len(page.raw) - 2 * TOKENS) // (88 * n_stages)
+        sums = np.zeros((TOKENS, n_groups, 32), int)
+        for codes in self.codes:
+            for group in range(n_groups):
+                code = page.bytes(TOKENS).astype(int)
+                for plane in (8, 9, 10):
+                    code |= page.bits(TOKENS, 1) << plane
+                sums[:, group] = np.clip(sums[:, group] + codes[code], -128, 127)
+        order = (0, 2, 1) if self.kind == "K" else (0, 1, 2)
+        rows = np.maximum(sums, -127).transpose(order).reshape(TOKENS, -1)
+        return rows.astype(f32) * scale[:, None]
+
+
+def made_codes(kind):
+    """The codes of rvq's golden pages: sums of four bytes of a hash."""
+    size = np.array([23, 19, 16, 13, 11, 9, 8, 6]).repeat(2048 * 32)
+    total = np.zeros(len(size), np.int64)
+    for i in range(4):
+        x = np.arange(len(size), dtype=np.uint32) * np.uint32(0x9E3779B1)
+        x ^= np.uint32((16 * "KV".index(kind) + i) * 0x85EBCA77 & 0xFFFFFFFF) ^ np.uint32(7 * 0xC2B2AE3D & 0xFFFFFFFF)
+        x = (x ^ x >> np.uint32(15)) * np.uint32(0x2C1B3C6D)
+        x = (x ^ x >> np.uint32(12)) * np.uint32(0x297A2D39)
+        total += (x >> np.uint32(24)).astype(np.int64) - 128
+    return np.trunc(total * size / 256).astype(int).reshape(8, 2048, 32)
+
+
+RVQ_STAGES = {"rvq8": 8, "rvq6": 6, "rvq4": 4}
 BOOK_CODECS = {name: Tight for name in ("tight4", "tight3", "tight2.5", "tight2", "tight1", "tight0.7")}
 
 CODECS = {  # name: decoder, whether rows are rotated
@@ -397,7 +433,7 @@ def decode_basis(codec, kind, D, raw, model=None):
 
 def undo_basis(codec, D, rows, model=None):
     if model:
-        return rows.astype(np.float64) @ model.back
+        return rows.astype(np.float64) @ model.back if hasattr(model, "back") else rows.astype(np.float64)
     return rows @ rotation(D) if CODECS[codec][1] else rows.astype(np.float64)
 
 
@@ -423,6 +459,8 @@ def fnv1a64(data):
 
 def golden_model(codec, kind, D, root):
     """A family of codecs, named up to the first digit, has one book, with a layer for each head size."""
+    if codec in RVQ_STAGES:
+        return Rvq(kind, RVQ_STAGES[codec], made_codes(kind), 1 / 24)
     if codec not in BOOK_CODECS:
         return None
     family = codec[:next(i for i, c in enumerate(codec) if c.isdigit())]
@@ -445,14 +483,14 @@ def check_line(codec, root, line):
 
 def check(root):
     bad = n = 0
-    for codec in [*CODECS, *BOOK_CODECS]:
+    for codec in [*CODECS, *BOOK_CODECS, *RVQ_STAGES]:
         for line in (root / codec / "v1" / "manifest").read_text().splitlines():
             n += 1
             problem = check_line(codec, root, line)
             if problem:
                 bad += 1
                 print(f"{codec}: {line}: {problem}")
-    missing = {p.name for p in root.iterdir() if p.is_dir()} - set(CODECS) - set(BOOK_CODECS)
+    missing = {p.name for p in root.iterdir() if p.is_dir()} - set(CODECS) - set(BOOK_CODECS) - set(RVQ_STAGES)
     for name in sorted(missing):
         bad += 1
         print(f"{name}: no decoder here")

@@ -185,10 +185,21 @@ TKV_API tkv_status tkv_decode(tkv_context *ctx, tkv_codec codec, tkv_kind kind, 
                               const void *pages, size_t n_bytes, void *rows, tkv_type type,
                               size_t row_stride, size_t n_tokens, tkv_error *err);
 
+/* For those who learn codebooks for rvq: the code nearest to each row (integers, the halved squared
+ * norms of codes rounded down), the first of equals.
+ *   codes    [2048][32], borrowed
+ *   rows     [n_rows][32], borrowed
+ *   nearest  [n_rows], written
+ * Errors: TKV_ERR_INVALID. Any thread. Since 0.2. */
+TKV_API tkv_status tkv_rvq_nearest(const tkv_context *ctx, const int8_t *codes, const int8_t *rows,
+                                   size_t n_rows, uint16_t *nearest);
+
 /* ---- specs --------------------------------------------------------------------------------- */
 
 /* Room for the name of a book in a spec. */
 #define TKV_SPEC_BOOK 256
+
+#define TKV_SPEC_MOST_BEAM 8
 
 /* A spec in parsed form: "k=turbo4,v=turbo3,sink=64,tail=128". */
 typedef struct tkv_spec {
@@ -199,12 +210,14 @@ typedef struct tkv_spec {
     uint32_t tail;                /* newest tokens of a sequence that stay exact */
     uint32_t strict;              /* 1: no query reads more exact rows than sink and tail allow */
     char book[TKV_SPEC_BOOK];     /* the file that the caller gives to tkv_book_open(); "": none */
+    uint32_t beam; /* rvq: how many choices of codes are followed at once, to TKV_SPEC_MOST_BEAM;
+                    * 0 or 1: the nearest only */
 } tkv_spec;
 
 /* Parses a spec: comma-separated key=value; a codec's name at the start stands for keys and
  * values alike, a preset's name for the preset, and keys after it change it ("turbo4",
  * "small,tail=256"). Keys: k v kv visual.k visual.v visual.range sink tail rot strict
- * book.
+ * book beam.
  *   text  NUL-terminated, borrowed; NULL or "" is the default preset
  * Errors: TKV_ERR_SPEC naming the word at fault and what is allowed there. Since 0.1. */
 TKV_API tkv_status tkv_spec_parse(const char *text, tkv_spec *out, tkv_error *err);

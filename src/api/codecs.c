@@ -7,6 +7,7 @@
 #include "base/status.h"
 #include "cache/context.h"
 #include "codec/codec.h"
+#include "format/rvq.h"
 
 uint32_t tkv_codec_count(void)
 {
@@ -190,4 +191,26 @@ tkv_status tkv_decode(tkv_context *ctx, tkv_codec codec, tkv_kind kind, uint32_t
     }
     tkv_free(&ctx->allocator, w.x, w.scratch_bytes);
     return status;
+}
+
+tkv_status tkv_rvq_nearest(const tkv_context *ctx, const int8_t *codes, const int8_t *rows,
+                           size_t n_rows, uint16_t *nearest)
+{
+    enum {
+        BLOCK = 128
+    };
+    int8_t some[BLOCK][TKV_RVQ_DIM];
+    int32_t best[BLOCK][TKV_RVQ_CLASSES];
+    uint32_t at[BLOCK][TKV_RVQ_CLASSES];
+    if (!ctx || !codes || ((!rows || !nearest) && n_rows))
+        return TKV_ERR_INVALID;
+    for (size_t first = 0; first < n_rows; first += BLOCK) {
+        const size_t n = n_rows - first < BLOCK ? n_rows - first : BLOCK;
+        memset(some, 0, sizeof some); /* the kernel takes rows by four */
+        memcpy(some, rows + first * TKV_RVQ_DIM, n * TKV_RVQ_DIM);
+        ctx->kernels.rvq_nearest(codes, some[0], (n + 3) / 4 * 4, best[0], at[0]);
+        for (size_t i = 0; i < n; i++)
+            nearest[first + i] = (uint16_t)tkv_rvq_first(best[i], at[i]);
+    }
+    return TKV_OK;
 }

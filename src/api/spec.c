@@ -135,13 +135,15 @@ static tkv_status set_key(struct draft *d, const char *key, const char *value, t
         return parse_count(key, value, 1, &s->strict, err);
     if (strcmp(key, "book") == 0)
         return set_book(s, value, err);
+    if (strcmp(key, "beam") == 0)
+        return parse_count(key, value, TKV_SPEC_MOST_BEAM, &s->beam, err);
     if (strcmp(key, "rot") == 0)
         return set_rotation(d, value, err);
     if (strcmp(key, "visual.range") == 0)
         return set_range(d, value, err);
     return tkv_fail(err, TKV_ERR_SPEC,
                     "unknown key '%.40s'; there are: k v kv visual.k visual.v visual.range sink "
-                    "tail rot strict book",
+                    "tail rot strict book beam",
                     key);
 }
 
@@ -220,12 +222,15 @@ tkv_status tkv_spec_print(const tkv_spec *spec, char *buf, size_t capacity)
         if (tkv_codec_by_id(visual_codec[i].id))
             snprintf(visual[i], sizeof visual[i], ",visual.%c=%s", "kv"[i],
                      tkv_codec_by_id(visual_codec[i].id) -> name);
+    char beam[20] = "";
+    if (spec->beam > 1)
+        snprintf(beam, sizeof beam, ",beam=%u", spec->beam);
     const bool quantiles = (spec->visual_k.flags | spec->visual_v.flags) & TKV_CODEC_QUANTILES;
     const int n =
-        snprintf(buf, capacity, "k=%s,v=%s%s%s%s,sink=%u,tail=%u%s%s%s%s",
+        snprintf(buf, capacity, "k=%s,v=%s%s%s%s,sink=%u,tail=%u%s%s%s%s%s",
                  tkv_codec_by_id(spec->k.id)->name, tkv_codec_by_id(spec->v.id)->name, visual[0],
                  visual[1], quantiles ? ",visual.range=quantiles" : "", spec->sink, spec->tail,
                  spec->k.flags & TKV_CODEC_NO_ROTATION ? ",rot=none" : "",
-                 spec->strict ? ",strict=1" : "", *spec->book ? ",book=" : "", spec->book);
+                 spec->strict ? ",strict=1" : "", beam, *spec->book ? ",book=" : "", spec->book);
     return n < 0 || (size_t)n >= capacity ? TKV_ERR_RANGE : TKV_OK;
 }

@@ -110,8 +110,8 @@ static tkv_status bind_codec(tkv_cache *cache, struct tkv_layer *layer, uint8_t 
     const uint32_t n_heads = layer->shape.n_kv_heads;
     if (!cache->book && !(codec->ops->caps & TKV_CAP_BOOKLESS))
         return tkv_fail(err, TKV_ERR_UNSUPPORTED,
-                        "%s needs a book of this model: make one with tightkv calibrate",
-                        codec->ops->name);
+                        "%s needs a book of this model: run tightkv calibrate MODEL --train %s",
+                        codec->ops->name, codec->ops->trainer);
     codec->models = tkv_alloc_zero(&cache->ctx->allocator, n_heads * codec->model_bytes);
     if (!codec->models)
         return tkv_fail_nomem(err, n_heads * codec->model_bytes, "models from a book");

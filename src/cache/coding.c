@@ -18,6 +18,7 @@ struct tkv_codec_env tkv_layer_env(const tkv_cache *cache, const struct tkv_laye
         .kind = kind,
         .model = codec->models ? codec->models + head * codec->model_bytes : NULL,
         .flags = codec->flags,
+        .beam = cache->spec.beam,
     };
 }
 

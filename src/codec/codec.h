@@ -36,7 +36,7 @@ enum tkv_codec_caps {
 /* A learned basis of one head, D x D: coefficients = values * to, values = coefficients * back. */
 struct tkv_basis {
     const float *to, *back;
-    const float *back_t; /* back transposed, for queries; keys only */
+    const float *back_t;        /* back transposed, for queries; keys only */
     struct tkv_basis_i16 query; /* the same in integers; codes NULL: there is none */
 };
 
@@ -77,6 +77,7 @@ struct tkv_codec_env {
     const void *model; /* learned model of this (layer, KV head, kind), or NULL: the built-in one */
     const uint8_t *span; /* what the page's span keeps for this (head, kind); NULL: a page alone */
     uint16_t flags;      /* TKV_CODEC_* */
+    uint32_t beam;       /* as tkv_spec.beam */
 };
 
 struct tkv_codec_ops {
@@ -84,8 +85,9 @@ struct tkv_codec_ops {
     const char *summary;
     uint16_t id;
     uint16_t caps;
-    uint32_t planes;    /* as tkv_tile_i8.planes; a tile of values may do with fewer */
-    uint32_t code_bits; /* codes of 16 values; the rest of a page is side data: scales, means */
+    uint32_t planes;     /* as tkv_tile_i8.planes; a tile of values may do with fewer */
+    uint32_t code_bits;  /* codes of 16 values; the rest of a page is side data: scales, means */
+    const char *trainer; /* TKV_CAP_BOOK: what tightkv calibrate --train calls it */
     bool (*supports)(uint32_t head_dim, tkv_kind kind);
     size_t (*page_bytes)(uint32_t head_dim, tkv_kind kind);
     /* Scratch bytes that encode needs, 64-byte aligned; NULL: none. */

@@ -244,6 +244,7 @@ static void tile_i8(const struct tkv_codec_env *env, const uint8_t *page, struct
         .summary = what,                                                                           \
         .id = wire_id,                                                                             \
         .caps = TKV_CAP_BOOK | TKV_CAP_BOOKLESS | TKV_CAP_TURNS | TKV_CAP_ROUNDS,                  \
+        .trainer = "tight",                                                                        \
         .planes = 2,                                                                               \
         .supports = supports,                                                                      \
         .page_bytes = most_bytes,                                                                  \

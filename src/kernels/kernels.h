@@ -140,6 +140,8 @@ struct tkv_kernels {
     void (*rows_to_tile)(const uint8_t *rows, uint32_t D, tkv_kind kind, uint8_t *tile);
     void (*tile_to_rows)(const uint8_t *tile, uint32_t D, tkv_kind kind, const float *scale,
                          float *x);
+    /* An i8 tile of keys to an f32 tile: (code - 128) * scale[t]. Both aligned. */
+    void (*tile_k_to_f32)(const uint8_t *tile, uint32_t D, const float *scale, float *out);
 
     /* --- turbo: Lloyd-Max codes of 4, 3 or 2 bits (format/turbo.h) --- */
     /* Page codes to an i8 tile of the kind. bits: 2, 3 or 4. */
@@ -190,6 +192,18 @@ struct tkv_kernels {
      * aligned. */
     void (*trellis_codes)(const float *x, const uint8_t *bits, const float *reach, uint32_t D,
                           uint8_t *windows, void *scratch);
+
+    /* --- rvq: residual codebooks of 8-bit values (format/rvq.h) --- */
+    /* For each residual r[i], i < n (a multiple of 4), and each class j of TKV_RVQ_CLASSES: of the
+     * codes whose index is j modulo the number of classes, the one with the most
+     * r c - floor(|c|^2 / 2), the first of equals. best[i][j] is that, at[i][j] the code's index.
+     * codes: [TKV_RVQ_CODES][TKV_RVQ_DIM]. r: [n][TKV_RVQ_DIM] */
+    void (*rvq_nearest)(const int8_t *codes, const int8_t *r, size_t n, int32_t *best,
+                        uint32_t *at);
+    /* Page codes to rows [64][D]: the codes of a group summed up stage by stage, each sum kept
+     * within -128..127 and the last above -128, each byte ^ flip. books: [n_stages][codes] */
+    void (*rvq_rows)(const uint8_t *codes, const int8_t *books, uint32_t n_stages, uint32_t D,
+                     tkv_kind kind, uint8_t flip, uint8_t *rows);
 
     /* --- polar: angle codes over blocks of 16 (FORMAT.md, polar) --- */
     /* Rows [64][D] to angle codes and squared radii; every sum and product in the reference's

@@ -91,6 +91,12 @@ static void check_order(struct check *c, struct rows_args *a, tkv_kind kind)
         plain[i] =
             (float)(int8_t)(kind == TKV_K ? a->codes[i] ^ 0x80 : a->codes[i]) * a->row[i / D];
     check_f32(c, "tile_to_rows", what, a->x, plain, n);
+    for (size_t i = 0; i < n && kind == TKV_K; i++)
+        plain[i % D * 64 + i / D] = (float)(int8_t)(a->codes[i] ^ 0x80) * a->row[i / D];
+    if (kind == TKV_K) {
+        c->now.tile_k_to_f32(a->tile, a->D, a->row, a->x);
+        check_f32(c, "tile_k_to_f32", what, a->x, plain, n);
+    }
     check_free(plain, n, 4);
 }
 

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/half.h"
+#include "format/rvq.h"
 
 enum {
     TEXT = 8, /* GGUF's types of values */
@@ -215,4 +216,39 @@ void made_book_tight(struct made_book *b, uint32_t layer, uint32_t n_heads, uint
 {
     add_tight(b, layer, 'k', n_heads, D, rms);
     add_tight(b, layer, 'v', n_heads, D, rms);
+}
+
+/* ---- rvq -------------------------------------------------------------------------------------- */
+
+/* An integer of about a bell's shape, mostly within +-2 * size: tests hold made-up codes fixed, so
+ * no rounding may differ from one machine to the next. */
+static int32_t bell(uint32_t a, uint32_t b, uint32_t c, int32_t size)
+{
+    int32_t sum = 0;
+    for (uint32_t i = 0; i < 4; i++) {
+        uint32_t x = a * 0x9e3779b1u ^ (b + i) * 0x85ebca77u ^ c * 0xc2b2ae3du;
+        x = (x ^ x >> 15) * 0x2c1b3c6du;
+        x = (x ^ x >> 12) * 0x297a2d39u;
+        sum += (int32_t)(x >> 24) - 128;
+    }
+    return sum * size / 256;
+}
+
+void made_book_rvq(struct made_book *b, uint32_t layer)
+{
+    static const int32_t size[TKV_RVQ_STAGES] = {23, 19, 16, 13, 11, 9, 8, 6};
+    const size_t n = TKV_RVQ_STAGES * TKV_RVQ_BOOK_BYTES;
+    const float step = 1.0f / 24;
+    int8_t *codes = malloc(n);
+    char name[64];
+    for (uint32_t kind = 0; kind < 2; kind++) {
+        for (uint32_t i = 0; i < n; i++)
+            codes[i] = (int8_t)bell(i, 16 * kind, 7, size[i / TKV_RVQ_BOOK_BYTES]);
+        snprintf(name, sizeof name, "rvq.blk.%u.attn_%c.codes", layer, "kv"[kind]);
+        made_book_add(b, TKV_GGUF_I8,
+                      (const uint64_t[3]){TKV_RVQ_DIM, TKV_RVQ_CODES, TKV_RVQ_STAGES}, codes, name);
+        snprintf(name, sizeof name, "rvq.blk.%u.attn_%c.step", layer, "kv"[kind]);
+        made_book_add(b, TKV_GGUF_F32, (const uint64_t[3]){1, 1, 1}, &step, name);
+    }
+    free(codes);
 }

@@ -24,4 +24,8 @@ const uint8_t *made_book_bytes(struct made_book *b, size_t *n_bytes);
  * The matrices are in f16: small files. */
 void made_book_tight(struct made_book *b, uint32_t layer, uint32_t n_heads, uint32_t D, float rms);
 
+/* What the rvq codecs read of a layer: codes of a spread that falls from stage to stage, and a
+ * step that makes Gaussian rows of unit variance fit. */
+void made_book_rvq(struct made_book *b, uint32_t layer);
+
 #endif

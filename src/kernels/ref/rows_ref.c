@@ -72,6 +72,14 @@ static void tile_to_rows_ref(const uint8_t *restrict tile, uint32_t D, tkv_kind 
             x[t * D + d] = (float)(int8_t)(tile[tile_index(kind, D, t, d)] ^ flip) * scale[t];
 }
 
+static void tile_k_to_f32_ref(const uint8_t *restrict tile, uint32_t D, const float *restrict scale,
+                              float *restrict out)
+{
+    for (size_t d = 0; d < D; d++)
+        for (size_t t = 0; t < TOKENS; t++)
+            out[d * TOKENS + t] = (float)(tile[tile_index(TKV_K, D, t, d)] - 128) * scale[t];
+}
+
 void tkv_rows_ref(struct tkv_kernels *k)
 {
     k->row_sum_sq = row_sum_sq_ref;
@@ -79,4 +87,5 @@ void tkv_rows_ref(struct tkv_kernels *k)
     k->quantize_rows_i8 = quantize_rows_i8_ref;
     k->rows_to_tile = rows_to_tile_ref;
     k->tile_to_rows = tile_to_rows_ref;
+    k->tile_k_to_f32 = tile_k_to_f32_ref;
 }

@@ -140,8 +140,29 @@ static void tile_to_rows_avx2(const uint8_t *restrict tile, uint32_t D, tkv_kind
         }
 }
 
+/* A register of 8 tokens by 4 dims is shifted so that each dim comes out in turn, sign and all. */
+static void tile_k_to_f32_avx2(const uint8_t *restrict tile, uint32_t D,
+                               const float *restrict scale, float *restrict out)
+{
+    const __m256i flip = _mm256_set1_epi8((char)0x80);
+    for (size_t t = 0; t < TOKENS; t += 16)
+        for (size_t d = 0; d < D; d += 4)
+            for (size_t half = 0; half < 16; half += 8, tile += 32) {
+                const __m256 s = _mm256_loadu_ps(scale + t + half);
+                const __m256i v =
+                    _mm256_xor_si256(_mm256_loadu_si256((const __m256i *)(const void *)tile), flip);
+                const __m256i dims[4] = {_mm256_slli_epi32(v, 24), _mm256_slli_epi32(v, 16),
+                                         _mm256_slli_epi32(v, 8), v};
+                for (size_t i = 0; i < 4; i++) {
+                    const __m256 x = _mm256_cvtepi32_ps(_mm256_srai_epi32(dims[i], 24));
+                    _mm256_storeu_ps(out + (d + i) * TOKENS + t + half, _mm256_mul_ps(x, s));
+                }
+            }
+}
+
 void tkv_rows_avx2(struct tkv_kernels *k)
 {
+    k->tile_k_to_f32 = tile_k_to_f32_avx2;
     k->row_sum_sq = row_sum_sq_avx2;
     k->row_range = row_range_avx2;
     k->quantize_rows_i8 = quantize_rows_i8_avx2;

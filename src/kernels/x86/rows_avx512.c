@@ -148,8 +148,28 @@ static void tile_to_rows_avx512(const uint8_t *restrict tile, uint32_t D, tkv_ki
         }
 }
 
+/* A register of 16 tokens by 4 dims is shifted so that each dim comes out in turn, sign and all. */
+static void tile_k_to_f32_avx512(const uint8_t *restrict tile, uint32_t D,
+                                 const float *restrict scale, float *restrict out)
+{
+    const __m512i flip = _mm512_set1_epi8((char)0x80);
+    for (size_t t = 0; t < TOKENS; t += 16) {
+        const __m512 s = _mm512_loadu_ps(scale + t);
+        for (size_t d = 0; d < D; d += 4, tile += 64) {
+            const __m512i v = _mm512_xor_si512(_mm512_load_si512(tile), flip);
+            const __m512i dims[4] = {_mm512_slli_epi32(v, 24), _mm512_slli_epi32(v, 16),
+                                     _mm512_slli_epi32(v, 8), v};
+            for (size_t i = 0; i < 4; i++)
+                _mm512_store_ps(
+                    out + (d + i) * TOKENS + t,
+                    _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_srai_epi32(dims[i], 24)), s));
+        }
+    }
+}
+
 void tkv_rows_avx512(struct tkv_kernels *k)
 {
+    k->tile_k_to_f32 = tile_k_to_f32_avx512;
     k->row_sum_sq = row_sum_sq_avx512;
     k->row_range = row_range_avx512;
     k->quantize_rows_i8 = quantize_rows_i8_avx512;
