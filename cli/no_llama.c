@@ -18,6 +18,7 @@ NEEDS_LLAMA(demo, "demo")
 NEEDS_LLAMA(bench_model, "bench model")
 NEEDS_LLAMA(estimate, "estimate")
 NEEDS_LLAMA(harden, "harden")
+NEEDS_LLAMA(calibrate, "calibrate")
 
 const char *stock_type_name(enum stock_type type)
 {

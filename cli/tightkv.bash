@@ -8,13 +8,13 @@ _tightkv() {
     local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]} words=${COMP_WORDS[1]}
     local n_words=1 choices
     COMPREPLY=()
-    if [ "$words" = bench ]; then
-        words="bench ${COMP_WORDS[2]}"
+    if [ "$words" = bench ] || [ "$words" = book ]; then
+        words="$words ${COMP_WORDS[2]}"
         n_words=2
     fi
     if [ "$COMP_CWORD" -le "$n_words" ]; then
         choices=$(tightkv --help | sed -n 's/^  \(.*[^ ]\)   *[^ ].*/\1/p')
-        [ "$COMP_CWORD" = 2 ] && choices=$(printf '%s\n' "$choices" | sed -n 's/^bench //p')
+        [ "$COMP_CWORD" = 2 ] && choices=$(printf '%s\n' "$choices" | sed -n "s/^${COMP_WORDS[1]} //p")
     elif [ "$previous" = --kv ]; then
         choices=$(_tightkv_presets)
     elif [ "$previous" = --cpu ]; then

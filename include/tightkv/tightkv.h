@@ -267,7 +267,7 @@ typedef struct tkv_book_tensor {
 /* Describes the i-th tensor. Errors: TKV_ERR_RANGE past the last. Since 0.2. */
 TKV_API tkv_status tkv_book_get_tensor(const tkv_book *book, uint64_t i, tkv_book_tensor *out);
 
-/* Reads n values, from the first-th on, of the f32 or f16 tensor `name`. Errors: TKV_ERR_RANGE when
+/* Reads n values, from the first-th on, of the tensor `name` as f32. Errors: TKV_ERR_RANGE when
  * there is none that has them. Since 0.2. */
 TKV_API tkv_status tkv_book_read(const tkv_book *book, const char *name, size_t first, size_t n,
                                  float *out);

@@ -87,9 +87,7 @@ tkv_status tkv_book_read(const tkv_book *book, const char *name, size_t first, s
     struct tkv_gguf_tensor t;
     if (!book || !name || !out)
         return TKV_ERR_INVALID;
-    if (!tkv_gguf_tensor(&book->file, name, &t) ||
-        (t.type != TKV_GGUF_F32 && t.type != TKV_GGUF_F16) || first > t.n_values ||
-        n > t.n_values - first)
+    if (!tkv_gguf_tensor(&book->file, name, &t) || first > t.n_values || n > t.n_values - first)
         return TKV_ERR_RANGE;
     tkv_gguf_read_f32(&t, first, n, out);
     return TKV_OK;

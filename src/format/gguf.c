@@ -225,7 +225,7 @@ tkv_status tkv_gguf_open(const void *bytes, size_t n_bytes, struct tkv_gguf *out
         struct tkv_gguf_tensor t;
         if (!take_tensor(&c, &name, &t))
             return tkv_fail(err, TKV_ERR_CORRUPT,
-                            "GGUF tensor %u is of an unknown type or not within the file",
+                            "GGUF tensor %u is of a type that no book has, or not within the file",
                             (unsigned)i);
     }
     *out = g;
@@ -266,12 +266,31 @@ size_t tkv_gguf_bytes(const struct tkv_gguf_tensor *t)
     return t->n_values * value_bytes(t->type);
 }
 
+static uint32_t load_u32(const uint8_t *p)
+{
+    return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
+}
+
+static float read_value(enum tkv_gguf_type type, const uint8_t *p)
+{
+    switch (type) {
+    case TKV_GGUF_F32:
+        return tkv_bits_f32(load_u32(p));
+    case TKV_GGUF_F16:
+        return tkv_half_to_f32(tkv_load_half(p));
+    case TKV_GGUF_I8:
+        return (float)(int8_t)*p;
+    case TKV_GGUF_I16:
+        return (float)(int16_t)tkv_load_half(p);
+    case TKV_GGUF_I32:
+        return (float)(int32_t)load_u32(p);
+    }
+    return 0;
+}
+
 void tkv_gguf_read_f32(const struct tkv_gguf_tensor *t, size_t first, size_t n, float *out)
 {
-    if (t->type == TKV_GGUF_F32) {
-        memcpy(out, t->data + first * sizeof *out, n * sizeof *out);
-        return;
-    }
+    const size_t bytes = value_bytes(t->type);
     for (size_t i = 0; i < n; i++)
-        out[i] = tkv_half_to_f32(tkv_load_half(t->data + (first + i) * sizeof(uint16_t)));
+        out[i] = read_value(t->type, t->data + (first + i) * bytes);
 }

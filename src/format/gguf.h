@@ -54,7 +54,7 @@ bool tkv_gguf_tensor_name(const struct tkv_gguf *g, uint64_t i, char *buf, size_
 /* Bytes of a tensor's data. */
 size_t tkv_gguf_bytes(const struct tkv_gguf_tensor *t);
 
-/* Values [first, first + n) of an f32 or f16 tensor as f32; n_values must cover them. */
+/* Values [first, first + n) as f32; n_values must cover them. */
 void tkv_gguf_read_f32(const struct tkv_gguf_tensor *t, size_t first, size_t n, float *out);
 
 #endif
