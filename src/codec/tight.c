@@ -224,12 +224,11 @@ static void tile_i8(const struct tkv_codec_env *env, const uint8_t *page, struct
     const uint32_t D = env->head_dim;
     for (uint32_t t = 0; t < T; t++)
         buf->scale[t] = gain_of(m, page[t]) * TKV_TRELLIS_STEP;
-    memcpy(buf->mean, m->mean, D * sizeof(float));
     if (env->kind == TKV_K)
         env->kernels->trellis_tile_k(page + T, m->bits, D, buf->codes, buf->ahead);
     else
         env->kernels->trellis_tile_v(page + T, m->bits, D, (int8_t *)buf->codes, buf->ahead);
-    *out = (struct tkv_tile_i8){buf->codes, 0, buf->scale, buf->mean, env->kind == TKV_K ? 2 : 1};
+    *out = (struct tkv_tile_i8){buf->codes, 0, buf->scale, m->mean, env->kind == TKV_K ? 2 : 1};
 }
 
 #define TIGHT(suffix, text, wire_id, total, what)                                                  \

@@ -86,7 +86,7 @@ static void check_turn(struct check *c, uint32_t D, bool halves)
     enum {
         N = 3
     };
-    const uint32_t n_pairs = D / 4, half = halves ? n_pairs : 0;
+    const uint32_t n_pairs = halves ? D / 4 : D / 4 - 1, half = halves ? n_pairs : 0;
     float *x = check_alloc((size_t)N * D, 4), (*turn)[2] = check_alloc(n_pairs, 8);
     float *want = malloc((size_t)N * D * 4), *before = malloc((size_t)N * D * 4);
     check_fill(c, x, (size_t)N * D, FILL_UNIFORM);

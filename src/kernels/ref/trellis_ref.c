@@ -10,38 +10,56 @@
 
 void tkv_trellis_ref(struct tkv_kernels *k);
 
+/* The windows of 8 tokens, a byte each, the first token's lowest. */
+struct windows {
+    uint64_t of[T / 8];
+};
+
+/* Bit i to byte i, 0 or 1. */
+static uint64_t spread(uint8_t bits)
+{
+    const uint64_t each = 0x0101010101010101u;
+    const uint64_t one_a_byte = bits * each & 0x8040201008040201u;
+    return (one_a_byte + 0x7f * each) >> 7 & each;
+}
+
 /* The windows of all tokens after another coefficient. */
-static const uint8_t *step_windows(const uint8_t *codes, uint32_t bits, uint8_t windows[T])
+static const uint8_t *step_windows(const uint8_t *codes, uint32_t bits, struct windows *w)
 {
     for (uint32_t plane = 0; plane < bits; plane++, codes += sizeof(uint64_t))
-        for (uint32_t t = 0; t < T; t++)
-            windows[t] = (uint8_t)(windows[t] << 1 | (codes[t / 8] >> t % 8 & 1));
+        for (uint32_t i = 0; i < T / 8; i++)
+            w->of[i] = (w->of[i] << 1 & 0xfefefefefefefefeu) | spread(codes[i]);
     return codes;
+}
+
+static int8_t level_of(const int8_t *levels, const struct windows *w, uint32_t t)
+{
+    return levels[w->of[t / 8] >> t % 8 * 8 & 0xff];
 }
 
 static void trellis_tile_k(const uint8_t *codes, const uint8_t *bits, uint32_t D, uint8_t *tile,
                            struct tkv_ahead *ahead)
 {
-    uint8_t windows[T] = {0};
+    struct windows w = {{0}};
     (void)ahead;
     for (uint32_t d = 0; d < D; d++) {
-        codes = step_windows(codes, bits[d], windows);
+        codes = step_windows(codes, bits[d], &w);
         for (uint32_t t = 0; t < T; t++)
             tile[(t / 16 * (D / 4) + d / 4) * 64 + t % 16 * 4 + d % 4] =
-                (uint8_t)(tkv_trellis_levels[bits[d]][windows[t]] + 128);
+                (uint8_t)(level_of(tkv_trellis_levels[bits[d]], &w, t) + 128);
     }
 }
 
 static void trellis_tile_v(const uint8_t *codes, const uint8_t *bits, uint32_t D, int8_t *tile,
                            struct tkv_ahead *ahead)
 {
-    uint8_t windows[T] = {0};
+    struct windows w = {{0}};
     (void)ahead;
     for (uint32_t d = 0; d < D; d++) {
-        codes = step_windows(codes, bits[d], windows);
+        codes = step_windows(codes, bits[d], &w);
         for (uint32_t t = 0; t < T; t++)
             tile[(t / 4 * (D / 16) + d / 16) * 64 + d % 16 * 4 + t % 4] =
-                tkv_trellis_levels[bits[d]][windows[t]];
+                level_of(tkv_trellis_levels[bits[d]], &w, t);
     }
 }
 

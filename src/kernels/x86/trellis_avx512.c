@@ -25,7 +25,10 @@ static void open_stream(struct stream *s, const uint8_t *codes, const uint8_t *b
     size_t n = 0;
     for (uint32_t d = 0; d < D && n < 8; d++)
         n += bits[d];
-    *s = (struct stream){.codes = codes};
+    s->codes = codes;
+    s->used = 0;
+    s->bits = 0;
+    memset(s->head, 0, sizeof s->head);
     memcpy(s->head + 64, codes, (n < 8 ? n : 8) * sizeof(uint64_t));
 }
 
