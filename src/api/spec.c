@@ -11,11 +11,16 @@ static const struct {
     const char *name, *text, *summary;
 } presets[] = {
     {"default", "k=turbo4c,v=turbo4,sink=64,tail=128",
-     "a quarter of f16, holds on models with key outliers"},
+     "a quarter of f16, at once and on every model"},
+    {"small", "k=tight3,v=tight3,sink=64,tail=128",
+     "less than a quarter, less loss than default; wants a book"},
+    {"tiny", "k=tight2,v=tight2,sink=64,tail=128", "a sixth of f16, a small loss; wants a book"},
+    {"best", "k=tight4,v=tight4,sink=64,tail=128", "a quarter, the least loss; wants a book"},
+    {"fast", "k=turbo4c,v=turbo4,sink=64,tail=128",
+     "the quickest attention that holds on every model: what default is"},
     {"safe", "k=q8,v=q8,sink=64,tail=128", "half of f16, no measurable loss"},
-    {"small", "k=turbo4c,v=turbo3,sink=64,tail=128", "under a quarter of f16, a small loss"},
-    {"smallest", "k=turbo3c,v=turbo2,sink=64,tail=128",
-     "a sixth of f16, for when nothing else fits"},
+    {"small-visual", "k=tight3,v=tight3,sink=64,tail=128,visual.k=tight1,visual.v=tight1",
+     "small, and pictures at a bit a value; wants a book made with pictures"},
 };
 
 tkv_status tkv_spec_preset(uint32_t i, const char **name, const char **text, const char **summary)
