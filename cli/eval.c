@@ -42,6 +42,7 @@ static void add_held(struct eval_held *sum, const struct eval_held *more)
     sum->side += more->side;
     sum->exact_pages += more->exact_pages;
     sum->tables += more->tables;
+    sum->books += more->books;
     sum->plain += more->plain;
     sum->visual_values += more->visual_values;
     sum->visual_bytes += more->visual_bytes;
@@ -367,6 +368,7 @@ int eval_add_held(struct eval *e, const struct eval_row *row, struct llama_conte
     held->side += (double)st.side_bytes;
     held->exact_pages += (double)st.open_bytes;
     held->tables += (double)st.meta_bytes;
+    held->books += (double)st.book_bytes;
     /* What the plug-in could not code counts as the f16 that it is. */
     held->plain += (double)st.plain_bytes;
     held->n_values += (double)st.n_values + (double)st.plain_bytes / 2;

@@ -43,6 +43,7 @@ struct eval_held {
     double n_contexts;
     double n_values;
     double codes, side, exact_pages, tables, plain; /* bytes; side: scales, means, headers */
+    double books;                                   /* bytes beside these */
     double visual_values, visual_bytes;             /* of these, what visual rows are and take */
     double exact, read, n_measured; /* fractions, weighted by the rows they are means of */
     double forward_seconds;         /* inside llama.cpp */

@@ -85,7 +85,7 @@ static void add_sizes(const struct eval *e, const struct eval_row *row, cJSON *j
     struct eval_held held = sizes_of(e, row);
     double contexts_mib = held.n_contexts * (1 << 20);
     cli_json_number(json, "bits_per_value", bits_per_value(e, row));
-    cli_json_number(json, "book_mib", 0);
+    cli_json_number(json, "book_mib", ratio(held.books, contexts_mib));
     cli_json_number(json, "kv_mib", ratio(held_bytes(&held), contexts_mib));
     cJSON *breakdown = cli_json_object(json, "breakdown");
     cli_json_number(breakdown, "codes_mib", ratio(held.codes, contexts_mib));

@@ -161,7 +161,8 @@ TKV_API tkv_status tkv_codec_describe(uint32_t i, tkv_codec_info *out);
 TKV_API tkv_status tkv_codec_find(const char *name, tkv_codec *out, tkv_error *err);
 
 /* Bytes of one coded page (TKV_PAGE_TOKENS head vectors), scales included; 0 when the codec
- * cannot code this head size. Since 0.1. */
+ * cannot code this head size. Where a book gives heads different numbers of bits, the mean over
+ * all heads. Since 0.1. */
 TKV_API size_t tkv_page_bytes(tkv_codec codec, tkv_kind kind, uint32_t head_dim);
 
 /* Encodes pages, for callers who want a codec and no cache. Deterministic: the same bytes on
@@ -372,6 +373,7 @@ typedef struct tkv_cache_stats {
                                   * that text and visual rows share counts by rows where both are
                                   * exact or of one codec, else with the codes of its visual part */
     uint64_t side_bytes;         /* of sealed_bytes: scales, means, padding; the rest are codes */
+    uint64_t book_bytes;         /* bases and codebooks from a book; in none of the others */
 } tkv_cache_stats;
 
 TKV_API tkv_status tkv_cache_get_stats(const tkv_cache *cache, tkv_cache_stats *out);

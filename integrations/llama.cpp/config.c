@@ -59,6 +59,7 @@ static void add_buffer(struct tightkv_ggml_stats *sum, const struct tkg_buffer *
     sum->visual_values += s.visual_values;
     sum->visual_bytes += s.visual_bytes;
     sum->side_bytes += s.side_bytes;
+    sum->book_bytes += s.book_bytes;
 }
 
 int tkg_stats(struct tightkv_ggml_stats *out)

@@ -44,6 +44,7 @@ struct tightkv_ggml_stats {
     uint64_t visual_values; /* of n_values: those of rows that came as embeddings */
     uint64_t visual_bytes;  /* of sealed_bytes and open_bytes: what these take */
     uint64_t side_bytes;    /* of sealed_bytes: scales, means, padding; the rest are codes */
+    uint64_t book_bytes;    /* bases and codebooks from a book; in none of the others */
     char why_plain[256];    /* why a tensor is stored as it is; empty: none is */
 };
 

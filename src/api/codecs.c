@@ -36,9 +36,9 @@ tkv_status tkv_codec_describe(uint32_t i, tkv_codec_info *out)
 size_t tkv_page_bytes(tkv_codec codec, tkv_kind kind, uint32_t head_dim)
 {
     const struct tkv_codec_ops *ops = tkv_codec_by_id(codec.id);
-    if (ops && ops->caps & TKV_CAP_BOOK)
+    if (!ops || !ops->supports(head_dim, kind))
         return 0;
-    return ops && ops->supports(head_dim, kind) ? ops->page_bytes(head_dim, kind) : 0;
+    return ops->usual_bytes ? ops->usual_bytes(head_dim, kind) : ops->page_bytes(head_dim, kind);
 }
 
 /* One call's codec and working memory. */

@@ -282,6 +282,17 @@ tkv_status tkv_cache_add_layer(tkv_cache *cache, const tkv_layer_params *params,
     return TKV_OK;
 }
 
+static bool from_book(const struct tkv_layer_codec *codec)
+{
+    return codec->ops->caps & TKV_CAP_BOOK;
+}
+
+static uint64_t layer_model_bytes(const struct tkv_layer *layer, int klass, int kind)
+{
+    const struct tkv_layer_codec *codec = &layer->codec[klass][kind];
+    return codec->models ? layer->shape.n_kv_heads * codec->model_bytes : 0;
+}
+
 static uint64_t layer_meta_bytes(const struct tkv_layer *layer)
 {
     const uint64_t per_head = layer->head_dim[TKV_K] * sizeof(float);
@@ -293,8 +304,18 @@ static uint64_t layer_meta_bytes(const struct tkv_layer *layer)
     bytes += layer->balance ? layer->shape.n_kv_heads * per_head : 0;
     for (int klass = 0; klass < TKV_N_CLASSES; klass++)
         for (int kind = TKV_K; kind <= TKV_V; kind++)
-            if (layer->codec[klass][kind].models && !layer->codec[klass][kind].learned)
-                bytes += layer->shape.n_kv_heads * layer->codec[klass][kind].model_bytes;
+            if (!from_book(&layer->codec[klass][kind]))
+                bytes += layer_model_bytes(layer, klass, kind);
+    return bytes;
+}
+
+static uint64_t layer_book_bytes(const struct tkv_layer *layer)
+{
+    uint64_t bytes = 0;
+    for (int klass = 0; klass < TKV_N_CLASSES; klass++)
+        for (int kind = TKV_K; kind <= TKV_V; kind++)
+            if (from_book(&layer->codec[klass][kind]))
+                bytes += layer_model_bytes(layer, klass, kind);
     return bytes;
 }
 
@@ -335,6 +356,7 @@ static void add_layer_stats(const struct tkv_layer *layer, tkv_cache_stats *s)
         s->f16_bytes += 2 * values;
     }
     s->meta_bytes += layer_meta_bytes(layer);
+    s->book_bytes += layer_book_bytes(layer);
     s->n_pages_open += layer->n_open;
     s->open_bytes += layer->n_open * layer->open_pool->record_bytes;
     for (size_t i = 0; i < layer->n_open; i++)

@@ -90,6 +90,8 @@ struct tkv_codec_ops {
     const char *trainer; /* TKV_CAP_BOOK: what tightkv calibrate --train calls it */
     bool (*supports)(uint32_t head_dim, tkv_kind kind);
     size_t (*page_bytes)(uint32_t head_dim, tkv_kind kind);
+    /* What a page takes on average, where models decide; NULL: page_bytes. */
+    size_t (*usual_bytes)(uint32_t head_dim, tkv_kind kind);
     /* Scratch bytes that encode needs, 64-byte aligned; NULL: none. */
     size_t (*scratch_bytes)(uint32_t head_dim);
     /* x: [64][D] f32 in the basis domain, finite; bit t of `valid` says that token t exists

@@ -238,6 +238,11 @@ static void tile_i8(const struct tkv_codec_env *env, const uint8_t *page, struct
         static const struct tkv_tight_rate rate = {text, total};                                   \
         return tkv_tight_bind(&rate, env, book, place, model, err);                                \
     }                                                                                              \
+    static size_t usual_bytes_##suffix(uint32_t D, tkv_kind kind)                                  \
+    {                                                                                              \
+        (void)kind;                                                                                \
+        return T + tkv_tight_row_bits(total, D) * sizeof(uint64_t);                                \
+    }                                                                                              \
     const struct tkv_codec_ops tkv_codec_tight##suffix = {                                         \
         .name = text,                                                                              \
         .summary = what,                                                                           \
@@ -247,6 +252,7 @@ static void tile_i8(const struct tkv_codec_env *env, const uint8_t *page, struct
         .planes = 2,                                                                               \
         .supports = supports,                                                                      \
         .page_bytes = most_bytes,                                                                  \
+        .usual_bytes = usual_bytes_##suffix,                                                       \
         .scratch_bytes = scratch_bytes,                                                            \
         .encode = encode,                                                                          \
         .decode = decode,                                                                          \

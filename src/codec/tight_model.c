@@ -120,7 +120,7 @@ static tkv_status read_head(const struct tkv_gguf *book, const char *codec,
 /* ---- without a book ------------------------------------------------------------------------- */
 
 /* Pages begin at multiples of 64 bytes; see calibrate's allocation. */
-static uint32_t bits_of_row(double total_bits, uint32_t D)
+uint32_t tkv_tight_row_bits(double total_bits, uint32_t D)
 {
     const double tables = 0.0145, gain = 8;
     return (uint32_t)(((total_bits - tables) * (double)D - gain) / 8) * 8;
@@ -130,7 +130,7 @@ static uint32_t bits_of_row(double total_bits, uint32_t D)
 static void fall_back(const struct tkv_tight_rate *rate, const struct tkv_codec_env *env,
                       const struct tkv_place *place, struct tkv_tight *m)
 {
-    const uint32_t D = env->head_dim, n = bits_of_row(rate->total_bits, D);
+    const uint32_t D = env->head_dim, n = tkv_tight_row_bits(rate->total_bits, D);
     float *to = tkv_tight_matrix(m, D, 0), *back = tkv_tight_matrix(m, D, 1);
     for (size_t i = 0; i < (size_t)D * D; i++)
         to[i] = i % (D + 1) == 0;

@@ -24,6 +24,8 @@ struct tkv_tight_rate {
 };
 
 size_t tkv_tight_bytes(uint32_t D);
+/* Code bits of a row: on average over the heads of a book, and of every head without one. */
+uint32_t tkv_tight_row_bits(double total_bits, uint32_t D);
 /* 0: to, 1: back, 2: back transposed. */
 float *tkv_tight_matrix(const struct tkv_tight *m, uint32_t D, uint32_t i);
 
