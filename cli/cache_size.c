@@ -81,7 +81,7 @@ static tkv_status fill(tkv_cache *cache, const struct cache_shape *s, double too
         status = tkv_cache_get_stats(cache, &stats);
     if (status == TKV_OK)
         *n_bytes = (double)(stats.sealed_bytes + stats.open_bytes + stats.meta_bytes) -
-                   (double)stats.n_pages_sealed / 2 * too_large;
+                   (double)stats.n_pages_sealed * s->n_kv_heads * too_large;
     return status;
 }
 
@@ -89,8 +89,8 @@ static tkv_status size_of_filled(tkv_context *ctx, const tkv_spec *spec, struct 
                                  double *n_bytes, tkv_error *err)
 {
     tkv_spec filled = *spec;
-    const double too_large = stand_in(&filled.k, TKV_K, shape.k_head_dim) +
-                             stand_in(&filled.v, TKV_V, shape.v_head_dim);
+    const double too_large =
+        stand_in(&filled.k, TKV_K, shape.k_head_dim) + stand_in(&filled.v, TKV_V, shape.v_head_dim);
     tkv_cache *cache = NULL;
     tkv_status status = tkv_cache_create(ctx, &filled, &cache, err);
     if (status == TKV_OK)

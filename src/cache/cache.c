@@ -136,8 +136,8 @@ static tkv_status choose_codec(struct tkv_layer *layer, uint8_t klass, tkv_kind 
         return tkv_fail(err, TKV_ERR_UNSUPPORTED,
                         "%s cannot code %s of head size %u: a multiple of %d up to %d is needed; "
                         "keep this layer exact",
-                        ops->name, kind == TKV_K ? "keys" : "values", D, ops->supports(16, kind) ? 16 : 32,
-                        TKV_MAX_HEAD_DIM);
+                        ops->name, kind == TKV_K ? "keys" : "values", D,
+                        ops->supports(16, kind) ? 16 : 32, TKV_MAX_HEAD_DIM);
     const bool models = ops->caps & (TKV_CAP_LEARNS | TKV_CAP_BOOK);
     layer->codec[klass][kind] = (struct tkv_layer_codec){
         .ops = ops,
