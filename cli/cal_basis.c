@@ -20,7 +20,7 @@ enum { UNIT = 8 };
 /* What a cache holds beside codes: a row's gain, and of a context of 2048 tokens at least the page
  * tables, in bits a value. */
 enum { GAIN_BITS = 8 };
-#define TABLE_BITS .0145
+#define TABLE_BITS .0185
 
 static void covariance(const struct cal_head *h, double *out)
 {
