@@ -59,7 +59,7 @@ TKV_INLINE void tkv_trellis_back(const struct tkv_trellis_search *s, const uint8
         const uint32_t k = bits[d];
         memcpy(windows + (size_t)d * TKV_PAGE_TOKENS, window, sizeof window);
         for (uint32_t t = 0; t < TKV_STEPS_LANES && k; t++) {
-            const uint32_t rest = window[t] >> k;
+            const uint32_t rest = (uint32_t)window[t] >> k;
             window[t] = (uint8_t)(rest | (uint32_t)s->from[d][rest][t] << (TKV_TRELLIS_WINDOW - k));
         }
     }

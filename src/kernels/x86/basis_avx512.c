@@ -28,7 +28,7 @@ static void turn_avx512(float *x, size_t n, uint32_t D, uint32_t half, uint32_t 
     }
     for (uint32_t i = 0; i < 2 * n_pairs; i += 16) {
         const uint32_t left = 2 * n_pairs - i;
-        const __mmask16 live = left >= 16 ? 0xffff : (__mmask16)((1u << left) - 1);
+        const __mmask16 live = (__mmask16)(left >= 16 ? 0xffffu : (1u << left) - 1);
         const __m512 both = _mm512_maskz_loadu_ps(live, &turn[i / 2][0]);
         const __m512 c = _mm512_moveldup_ps(both), s = _mm512_movehdup_ps(both);
         for (size_t r = 0; r < n; r++) {

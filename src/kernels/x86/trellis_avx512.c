@@ -160,7 +160,6 @@ TKV_INLINE void choose(const struct step *s, uint32_t k, bool near)
         const uint16_t(*best)[LANES] = s->best + (m >> s->bits);
         __m512i low = _mm512_add_epi16(_mm512_load_si512(best), cost_of(s->x, s->levels[m], near));
         __m256i who = _mm256_setzero_si256();
-        TKV_UNROLL
         for (uint32_t h = 1; h < 1u << k; h++) {
             const __m512i other = _mm512_add_epi16(_mm512_load_si512(best[parent[h]]),
                                                    cost_of(s->x, s->levels[h * keep + m], near));
@@ -270,7 +269,7 @@ static void search_back(const struct search *s, const uint8_t *bits, uint32_t D,
         const uint32_t k = bits[d];
         memcpy(windows + (size_t)d * TKV_PAGE_TOKENS, window, sizeof window);
         for (uint32_t t = 0; t < LANES && k; t++) {
-            const uint32_t rest = window[t] >> k;
+            const uint32_t rest = (uint32_t)window[t] >> k;
             window[t] = (uint8_t)(rest | (uint32_t)s->from[d][rest][t] << (TKV_TRELLIS_WINDOW - k));
         }
     }
