@@ -203,6 +203,28 @@ static void add_rvq(struct book *book, char kind)
     *(float *)add(book, name, GGUF_F32, 1) = 1.0f / 24;
 }
 
+/* Codes of an even spread. */
+static void add_cq(struct book *book, char kind, const char *codec)
+{
+    const uint32_t d = book->head_dim, dim = codec[2] == '4' ? 4 : 8;
+    const size_t n_codes = (size_t)book->n_heads * d * 256;
+    char name[48];
+    snprintf(name, sizeof(name), "%s.blk.0.attn_%c.codes", codec, kind);
+    int8_t *codes = add(book, name, GGUF_I8, n_codes);
+    uint32_t x = (uint32_t)kind;
+    for (size_t i = 0; i < n_codes; i++) {
+        x = x * 1664525u + 1013904223u;
+        codes[i] = (int8_t)((int)(x >> 24) % 201 - 100);
+    }
+    const size_t n_steps = (size_t)book->n_heads * (kind == 'k' ? d / dim : 1);
+    snprintf(name, sizeof(name), "%s.blk.0.attn_%c.step", codec, kind);
+    float *step = add(book, name, GGUF_F32, n_steps);
+    for (size_t i = 0; i < n_steps; i++)
+        step[i] = 1.0f / 40;
+    snprintf(name, sizeof(name), "%s.blk.0.attn_%c.base", codec, kind);
+    add(book, name, GGUF_F32, (size_t)book->n_heads * d);
+}
+
 static void add_rope(struct book *book)
 {
     const uint32_t n = book->head_dim / 2;
@@ -237,6 +259,8 @@ static struct bytes make_up(const tkv_spec *spec, uint32_t n_heads, uint32_t hea
             add_tight(&book, kind == TKV_K ? 'k' : 'v', names[kind]);
         else if (strncmp(names[kind], "rvq", strlen("rvq")) == 0)
             add_rvq(&book, kind == TKV_K ? 'k' : 'v');
+        else if (strncmp(names[kind], "cq", strlen("cq")) == 0)
+            add_cq(&book, kind == TKV_K ? 'k' : 'v', names[kind]);
     struct bytes b = serialise(&book);
     for (uint32_t i = 0; i < book.n; i++)
         free(book.tensors[i].data);

@@ -226,4 +226,8 @@ int cal_train_tight(const struct calibration *c, struct cal_book *book);
 
 int cal_train_rvq(const struct calibration *c, struct cal_book *book);
 
+/* ---- cal_cq.c -------------------------------------------------------------------------------- */
+
+int cal_train_cq(const struct calibration *c, struct cal_book *book);
+
 #endif

@@ -354,6 +354,22 @@ class Tight:
         return rows
 
 
+class Cq:
+    """The model of a head: section 14."""
+
+    def __init__(self, codec, kind, book):
+        name = f"{codec}.blk.{book.layer}.attn_{kind.lower()}."
+        step, base = (np.atleast_1d(book.of_head(name + what)).astype(f32) for what in ("step", "base"))
+        codes = book.tensors[name + "codes"]
+        dim, n_heads = codes.shape[2], len(book.tensors[name + "base"])
+        codes = codes.reshape(n_heads, -1, 256, dim)[book.head].astype(f32)
+        self.values = codes * step[:, None, None] + base.reshape(-1, 1, dim)
+
+    def decode(self, page):
+        rows = [value[page.bytes(TOKENS)] for value in self.values]
+        return np.concatenate(rows, 1)
+
+
 def tight_gain(c):
     if c == 0:
         return f32(0)
@@ -398,6 +414,7 @@ def made_codes(kind):
 
 RVQ_STAGES = {"rvq8": 8, "rvq6": 6, "rvq4": 4}
 BOOK_CODECS = {name: Tight for name in ("tight4", "tight3", "tight2.5", "tight2", "tight1", "tight0.7")}
+BOOK_CODECS.update(cq4=Cq, cq8=Cq)
 
 CODECS = {  # name: decoder, whether rows are rotated
     "f16": (decode_f16, False),

@@ -104,7 +104,8 @@ struct tkv_codec_ops {
     /* page -> f32 tile of the kind ([D][64] for K); NULL: the attention transposes decode's
      * output. */
     void (*tile_f32)(const struct tkv_codec_env *env, const uint8_t *page, float *tile);
-    /* page -> i8 tile of the kind; NULL: the codec goes through f32. */
+    /* page -> i8 tile of the kind; NULL: the codec goes through f32. With TKV_CAP_UNROTATES only
+     * ever of values. */
     void (*tile_i8)(const struct tkv_codec_env *env, const uint8_t *page, struct tkv_tile_buf *buf,
                     struct tkv_tile_i8 *out);
     /* TKV_CAP_BOOK: fills a model of model_bytes from a book (TKV_CAP_BOOKLESS: or NULL); the bytes of a page, and of its codes

@@ -205,6 +205,20 @@ struct tkv_kernels {
     void (*rvq_rows)(const uint8_t *codes, const int8_t *books, uint32_t n_stages, uint32_t D,
                      tkv_kind kind, uint8_t flip, uint8_t *rows);
 
+    /* --- cq: coupled channels (format/cq.h) --- */
+    /* The codes of 64 tokens for one group of `dim` channels, 4 or 8: the centroid i with the most
+     * sum_j x[j] * c[i][j] + offset[i]. x: [dim / 2][64][2], in eighths of a step, within
+     * TKV_CQ_MOST; centroids: [256][dim], in steps, times 256; offset[i] is -1024 |c|^2 + 255 - i,
+     * so that the low byte tells which it was, and the first of equals wins. */
+    void (*cq_nearest)(const int16_t *x, const int16_t *centroids, const int32_t *offset,
+                       uint32_t dim, uint8_t *codes);
+    /* Page codes [D / dim][64] to an f32 tile of K, value * step[d] + base[d], or an i8 tile of V.
+     * values: [D][256], what a code means for a channel. */
+    void (*cq_tile_k)(const uint8_t *codes, const int8_t *values, const float *step,
+                      const float *base, uint32_t D, uint32_t dim, float *tile);
+    void (*cq_tile_v)(const uint8_t *codes, const int8_t *values, uint32_t D, uint32_t dim,
+                      int8_t *tile);
+
     /* --- polar: angle codes over blocks of 16 (FORMAT.md, polar) --- */
     /* Rows [64][D] to angle codes and squared radii; every sum and product in the reference's
      * order. */

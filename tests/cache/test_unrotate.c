@@ -12,6 +12,7 @@
 #include <cmocka.h>
 
 #include "cache/cache.h"
+#include "support/made_book.h"
 #include "tightkv/tightkv.h"
 
 enum {
@@ -22,8 +23,6 @@ enum {
     ROW = HEADS * D
 };
 
-/* ---- a book that has nothing but a RoPE ---------------------------------------------------- */
-
 struct rope {
     bool halves;
     uint32_t n_pairs;
@@ -31,67 +30,10 @@ struct rope {
     int8_t axis[D / 2];
 };
 
-struct writer {
-    uint8_t bytes[2048];
-    size_t n;
-};
-
-static void put(struct writer *w, const void *p, size_t n)
-{
-    memcpy(w->bytes + w->n, p, n);
-    w->n += n;
-}
-
-static void put_u32(struct writer *w, uint32_t x)
-{
-    put(w, &x, sizeof x);
-}
-
-static void put_u64(struct writer *w, uint64_t x)
-{
-    put(w, &x, sizeof x);
-}
-
-static void put_text(struct writer *w, const char *s)
-{
-    put_u64(w, strlen(s));
-    put(w, s, strlen(s));
-}
-
-static void put_tensor(struct writer *w, const char *name, uint64_t n, uint32_t type, uint64_t at)
-{
-    put_text(w, name);
-    put_u32(w, 1);
-    put_u64(w, n);
-    put_u32(w, type);
-    put_u64(w, at);
-}
-
-static void write_book(struct writer *w, const struct rope *r)
-{
-    enum {
-        U32 = 4,
-        STRING = 8
-    };
-    *w = (struct writer){{0}, 0};
-    put(w, "GGUF", 4);
-    put_u32(w, 3);
-    put_u64(w, 2); /* tensors */
-    put_u64(w, 3); /* keys */
-    put_text(w, "general.architecture"), put_u32(w, STRING), put_text(w, "tightkv-book");
-    put_text(w, "book.version"), put_u32(w, U32), put_u32(w, 1);
-    put_text(w, "book.rope_halves"), put_u32(w, U32), put_u32(w, r->halves);
-    put_tensor(w, "blk.5.rope_freq", r->n_pairs, TKV_GGUF_F32, 0);
-    put_tensor(w, "blk.5.rope_axis", r->n_pairs, TKV_GGUF_I8, 128);
-    w->n = (w->n + 31) / 32 * 32;
-    put(w, r->freq, 128);
-    put(w, r->axis, 32);
-}
-
 /* ---- a cache whose keys are coded exactly, but un-rotated --------------------------------- */
 
 struct fixture {
-    struct writer bytes;
+    struct made_book *made;
     struct rope rope;
     tkv_context *ctx;
     tkv_book *book;
@@ -119,14 +61,18 @@ static void open_caches(struct fixture *f, const struct rope *rope, uint32_t n_a
 {
     tkv_error err;
     tkv_spec spec;
-    *f = (struct fixture){.rope = *rope, .n_axes = n_axes};
-    write_book(&f->bytes, rope);
+    size_t n_bytes;
+    *f = (struct fixture){.made = made_book_new(), .rope = *rope, .n_axes = n_axes};
+    made_book_rope(f->made, rope->halves, rope->n_pairs, rope->freq, rope->axis);
+    made_book_cq(f->made, 5, HEADS, D, 1);
+    const uint8_t *bytes = made_book_bytes(f->made, &n_bytes);
     assert_int_equal(tkv_context_create(NULL, &f->ctx, &err), TKV_OK);
-    assert_int_equal(tkv_book_open(f->ctx, f->bytes.bytes, f->bytes.n, &f->book, &err), TKV_OK);
+    assert_int_equal(tkv_book_open(f->ctx, bytes, n_bytes, &f->book, &err), TKV_OK);
     assert_int_equal(tkv_spec_parse(text, &spec, &err), TKV_OK);
     assert_int_equal(tkv_cache_create(f->ctx, &spec, &f->cache, &err), TKV_OK);
     assert_int_equal(tkv_cache_create(f->ctx, &spec, &f->plain, &err), TKV_OK);
     assert_int_equal(tkv_cache_set_book(f->cache, f->book, &err), TKV_OK);
+    assert_int_equal(tkv_cache_set_book(f->plain, f->book, &err), TKV_OK);
     add_layer(f, f->cache);
     add_layer(f, f->plain);
     struct tkv_layer *layer = &f->cache->layers[0];
@@ -141,6 +87,7 @@ static void close_caches(struct fixture *f)
     tkv_cache_destroy(f->plain);
     tkv_book_close(f->book);
     tkv_context_destroy(f->ctx);
+    made_book_free(f->made);
 }
 
 static float value(uint32_t tag, uint32_t c)
@@ -359,6 +306,91 @@ static void strict_reads_the_same(void **state)
     close_caches(&f);
 }
 
+/* Attention as written down, over the rows that a cache reads back. */
+static void plain_attention(tkv_cache *cache, const tkv_attend_params *p, float *out)
+{
+    static float k[SLOTS * ROW], v[SLOTS * ROW];
+    int64_t slots[SLOTS];
+    for (uint32_t i = 0; i < SLOTS; i++)
+        slots[i] = i;
+    for (int kind = TKV_K; kind <= TKV_V; kind++)
+        assert_int_equal(tkv_cache_read(cache, 0, (tkv_kind)kind, p->n_kv, slots,
+                                        kind == TKV_K ? k : v, TKV_F32, ROW * sizeof(float), NULL),
+                         TKV_OK);
+    for (uint32_t h = 0; h < p->n_q_heads; h++) {
+        double sum = 0, weighted[D] = {0};
+        for (size_t t = 0; t < p->n_kv; t++) {
+            const size_t at = t * ROW + h / GROUP * D;
+            double logit = 0;
+            for (uint32_t c = 0; c < D; c++)
+                logit += (double)p->q[h * D + c] * (double)k[at + c];
+            const double w = exp(logit * (double)p->scale);
+            sum += w;
+            for (uint32_t c = 0; c < D; c++)
+                weighted[c] += w * (double)v[at + c];
+        }
+        for (uint32_t c = 0; c < D; c++)
+            out[h * D + c] = (float)(weighted[c] / sum);
+    }
+}
+
+/* A codec that is made for it, on pages of every sort: attention reads what a reader of rows gets. */
+static void coupled_channels(void **state)
+{
+    (void)state;
+    static float q[HEADS * GROUP * D], out[HEADS * GROUP * D], want[HEADS * GROUP * D];
+    static const char *const specs[] = {"kv=cq4,sink=0,tail=0", "kv=cq8,sink=0,tail=0"};
+    for (uint32_t i = 0; i < HEADS * GROUP * D; i++)
+        q[i] = value(i / D + 500, i % D);
+    for (int i = 0; i < 4; i++) {
+        struct fixture f;
+        const struct rope rope = make_rope(i & 1, D / 2, true);
+        open_caches(&f, &rope, TKV_N_AXES, specs[i / 2]);
+        write_page(&f, 0, text_place, true);
+        write_page(&f, 64, picture_place, true);
+        write_page(&f, 128, mixed_place, false);
+        assert_int_equal(f.cache->layers[0].pages[2].state, TKV_PAGE_SEALED);
+        tkv_attend_params p;
+        tkv_attend_params_default(&p);
+        p.n_q = 1, p.n_q_heads = HEADS * GROUP, p.n_kv = SLOTS, p.scale = 0.125f;
+        p.q = q, p.q_token_stride = sizeof q, p.q_head_stride = D * sizeof(float);
+        p.out = out, p.out_token_stride = sizeof q, p.out_head_stride = D * sizeof(float);
+        plain_attention(f.cache, &p, want);
+        for (uint32_t exact = 0; exact < 2; exact++) {
+            p.flags = exact ? TKV_ATTEND_EXACT : 0;
+            assert_int_equal(tkv_attend(f.cache, &p, NULL), TKV_OK);
+            for (uint32_t c = 0; c < HEADS * GROUP * D; c++)
+                assert_float_equal(out[c], want[c], exact ? 1e-4f : 1e-2f);
+        }
+        close_caches(&f);
+    }
+}
+
+/* Without a book the codec is named, and what to run. */
+static void a_book_is_needed(void **state)
+{
+    (void)state;
+    tkv_context *ctx;
+    tkv_spec spec;
+    tkv_cache *cache;
+    tkv_error err;
+    uint32_t layer;
+    const tkv_layer_params shape = {.struct_size = sizeof(shape),
+                                    .n_kv_heads = 1,
+                                    .k_head_dim = D,
+                                    .v_head_dim = D,
+                                    .n_slots = 64,
+                                    .n_streams = 1};
+    assert_int_equal(tkv_context_create(NULL, &ctx, &err), TKV_OK);
+    assert_int_equal(tkv_spec_parse("kv=cq8", &spec, &err), TKV_OK);
+    assert_int_equal(tkv_cache_create(ctx, &spec, &cache, &err), TKV_OK);
+    assert_int_equal(tkv_cache_add_layer(cache, &shape, &layer, &err), TKV_ERR_UNSUPPORTED);
+    assert_non_null(strstr(err.text, "cq8"));
+    assert_non_null(strstr(err.text, "tightkv calibrate"));
+    tkv_cache_destroy(cache);
+    tkv_context_destroy(ctx);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -366,6 +398,8 @@ int main(void)
         cmocka_unit_test(unknown_positions_cost_nothing),
         cmocka_unit_test(positions_live_as_long_as_pages),
         cmocka_unit_test(strict_reads_the_same),
+        cmocka_unit_test(coupled_channels),
+        cmocka_unit_test(a_book_is_needed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -131,7 +131,9 @@ static void bind(struct test_page *p, uint32_t D)
     struct tkv_gguf file;
     const struct tkv_place place = {.n_heads = 1};
     struct made_book *book = has_codes ? book_of_codes() : made_book_new();
-    if (!has_codes)
+    if (strncmp(p->ops->name, "cq", 2) == 0)
+        made_book_cq(book, 0, 1, D, 1.0f);
+    else if (!has_codes)
         made_book_tight(book, 0, 1, D, 1.0f);
     const uint8_t *bytes = made_book_bytes(book, &n_bytes);
     assert_int_equal(tkv_gguf_open(bytes, n_bytes, &file, NULL), TKV_OK);

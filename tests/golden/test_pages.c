@@ -54,7 +54,10 @@ static int write_book(const char *root, const struct tkv_codec_ops *ops)
         return 0; /* there already */
     struct made_book *book = made_book_new();
     for (uint32_t i = 0; i < sizeof head_dims / sizeof head_dims[0]; i++)
-        made_book_tight(book, i, 1, head_dims[i], 1);
+        if (ops->basis)
+            made_book_tight(book, i, 1, head_dims[i], 1);
+        else
+            made_book_cq(book, i, 1, head_dims[i], 1);
     const uint8_t *bytes = made_book_bytes(book, &n_bytes);
     const size_t written = fwrite(bytes, 1, n_bytes, f);
     made_book_free(book);
@@ -112,7 +115,8 @@ static tkv_status bind(struct golden *g, const char *root)
         status = g->ops->bind(&g->env, &file, &place, g->model, NULL);
     free(bytes);
     g->env.model = g->model;
-    if (status == TKV_OK)
+    g->bytes = g->ops->page_bytes(g->D, g->kind);
+    if (status == TKV_OK && g->ops->bound_bytes)
         g->bytes = g->ops->bound_bytes(&g->env, &code_bytes);
     return status;
 }
@@ -121,7 +125,8 @@ static void encode_in_basis(struct golden *g)
 {
     const size_t n = (size_t)TOKENS * g->D;
     float *x = aligned_alloc(64, n * sizeof *x), *y = aligned_alloc(64, n * sizeof *y);
-    void *scratch = aligned_alloc(64, (g->ops->scratch_bytes(g->D) + 63) / 64 * 64);
+    const size_t room = g->ops->scratch_bytes ? g->ops->scratch_bytes(g->D) : 0;
+    void *scratch = aligned_alloc(64, (room + 63) / 64 * 64);
     struct tkv_basis basis;
     for (size_t i = 0; i < n; i++)
         x[i] = y[i] = tkv_half_to_f32(g->rows[i]);
@@ -136,6 +141,8 @@ static void encode_in_basis(struct golden *g)
 static void leave_basis(const struct golden *g, float *x)
 {
     struct tkv_basis basis;
+    if (!g->ops->basis)
+        return;
     float *y = aligned_alloc(64, (size_t)TOKENS * g->D * sizeof *y);
     memcpy(y, x, (size_t)TOKENS * g->D * sizeof *y);
     g->ops->basis(&g->env, &basis);
@@ -206,7 +213,7 @@ static tkv_status encode(struct golden *g, const char *root, const struct tkv_co
     make_rows(g);
     tkv_kernels_init(&g->kernels, tkv_context_cpu(ctx));
     g->env = (struct tkv_codec_env){.kernels = &g->kernels, .head_dim = D, .kind = kind};
-    const bool has_codes = ops->caps & TKV_CAP_BOOK && !ops->basis;
+    const bool has_codes = strncmp(ops->name, "rvq", 3) == 0;
     tkv_status status = has_codes                  ? bind_codes(g)
                         : ops->caps & TKV_CAP_BOOK ? bind(g, root)
                                                    : encode_rows(g, ctx);

@@ -21,6 +21,7 @@ struct bytes {
 struct made_book {
     struct bytes infos, data, file;
     uint64_t n_tensors;
+    bool rope_halves;
 };
 
 static void put(struct bytes *b, const void *p, size_t n)
@@ -97,9 +98,10 @@ const uint8_t *made_book_bytes(struct made_book *b, size_t *n_bytes)
     put(f, "GGUF", 4);
     put_u32(f, 3);
     put_u64(f, b->n_tensors);
-    put_u64(f, 2);
+    put_u64(f, 3);
     put_text(f, "general.architecture"), put_u32(f, TEXT), put_text(f, "tightkv-book");
     put_text(f, "book.version"), put_u32(f, U32), put_u32(f, 1);
+    put_text(f, "book.rope_halves"), put_u32(f, U32), put_u32(f, b->rope_halves);
     if (b->infos.n)
         put(f, b->infos.at, b->infos.n);
     pad(f);
@@ -107,6 +109,15 @@ const uint8_t *made_book_bytes(struct made_book *b, size_t *n_bytes)
         put(f, b->data.at, b->data.n);
     *n_bytes = f->n;
     return f->at;
+}
+
+void made_book_rope(struct made_book *b, bool halves, uint32_t n_pairs, const float *freq,
+                    const int8_t *axis)
+{
+    b->rope_halves = halves;
+    made_book_add(b, TKV_GGUF_F32, (const uint64_t[3]){n_pairs, 1, 1}, freq, "rope_freq");
+    if (axis)
+        made_book_add(b, TKV_GGUF_I8, (const uint64_t[3]){n_pairs, 1, 1}, axis, "rope_axis");
 }
 
 /* ---- tight ------------------------------------------------------------------------------------ */
@@ -251,4 +262,46 @@ void made_book_rvq(struct made_book *b, uint32_t layer)
         made_book_add(b, TKV_GGUF_F32, (const uint64_t[3]){1, 1, 1}, &step, name);
     }
     free(codes);
+}
+
+/* ---- cq --------------------------------------------------------------------------------------- */
+
+/* About like a Gaussian of deviation 32: a sum of four even numbers. */
+static int8_t gaussian_code(uint32_t *state)
+{
+    const uint32_t x = *state = *state * 1664525u + 1013904223u, y = (x ^ x >> 15) * 0x2c1b3c6du;
+    const int32_t sum = (int32_t)((y & 255) + (y >> 8 & 255) + (y >> 16 & 255) + (y >> 24)) - 510;
+    return (int8_t)(sum * 7 / 32 < -127 ? -127 : sum * 7 / 32 > 127 ? 127 : sum * 7 / 32);
+}
+
+static void add_cq(struct made_book *b, uint32_t layer, char kind, uint32_t n_heads, uint32_t D,
+                   float rms, uint32_t dim)
+{
+    const uint32_t n_groups = D / dim, n_steps = kind == 'k' ? n_groups : 1;
+    const size_t n_codes = (size_t)n_heads * D * 256;
+    int8_t *codes = malloc(n_codes);
+    float *step = malloc(n_heads * n_steps * sizeof *step), *base = malloc(n_heads * D * 4);
+    char name[64];
+    uint32_t state = (uint32_t)kind * 1000 + D;
+    for (size_t i = 0; i < n_codes; i++)
+        codes[i] = gaussian_code(&state);
+    for (uint32_t i = 0; i < n_heads * n_steps; i++)
+        step[i] = rms / 32 * (1 + (float)(i % 5) / 8);
+    for (uint32_t i = 0; i < n_heads * D; i++)
+        base[i] = rms / 4 * (float)made_up(dim, 3, i);
+    snprintf(name, sizeof name, "cq%u.blk.%u.attn_%c.codes", dim, layer, kind);
+    made_book_add(b, TKV_GGUF_I8, (const uint64_t[3]){dim, 256, n_heads * n_groups}, codes, name);
+    snprintf(name, sizeof name, "cq%u.blk.%u.attn_%c.step", dim, layer, kind);
+    made_book_add(b, TKV_GGUF_F32, (const uint64_t[3]){n_steps, 1, n_heads}, step, name);
+    snprintf(name, sizeof name, "cq%u.blk.%u.attn_%c.base", dim, layer, kind);
+    made_book_add(b, TKV_GGUF_F32, (const uint64_t[3]){D, 1, n_heads}, base, name);
+    free(codes), free(step), free(base);
+}
+
+void made_book_cq(struct made_book *b, uint32_t layer, uint32_t n_heads, uint32_t D, float rms)
+{
+    for (uint32_t dim = 4; dim <= 8; dim += 4) {
+        add_cq(b, layer, 'k', n_heads, D, rms, dim);
+        add_cq(b, layer, 'v', n_heads, D, rms, dim);
+    }
 }

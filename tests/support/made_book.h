@@ -2,6 +2,7 @@
 #ifndef MADE_BOOK_H
 #define MADE_BOOK_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -27,5 +28,13 @@ void made_book_tight(struct made_book *b, uint32_t layer, uint32_t n_heads, uint
 /* What the rvq codecs read of a layer: codes of a spread that falls from stage to stage, and a
  * step that makes Gaussian rows of unit variance fit. */
 void made_book_rvq(struct made_book *b, uint32_t layer);
+
+/* RoPE for all layers. halves: pair i is values i and i + n_pairs; axis: [n_pairs], or NULL. */
+void made_book_rope(struct made_book *b, bool halves, uint32_t n_pairs, const float *freq,
+                    const int8_t *axis);
+
+/* What cq4 and cq8 read of a layer: for K and V centroids like Gaussians of deviation `rms`, for
+ * each group of channels of each head. */
+void made_book_cq(struct made_book *b, uint32_t layer, uint32_t n_heads, uint32_t D, float rms);
 
 #endif
