@@ -33,6 +33,7 @@ struct coded {
     tkv_cache *cache;
     uint32_t n_threads;
     uint32_t n_layers, next;
+    bool visual;
     float *q, *out;
     tkv_attend_params params;
     double bits_per_value;
@@ -56,10 +57,18 @@ static size_t page_bytes(tkv_codec codec, tkv_kind kind, uint32_t head_dim)
     return bytes ? bytes : (size_t)TKV_PAGE_TOKENS * head_dim * sizeof(uint16_t);
 }
 
+/* With codecs for visual rows all rows but the last are such: one span. */
+static bool is_visual(const tkv_spec *spec)
+{
+    return spec->visual_k.id || spec->visual_v.id;
+}
+
 /* Bytes of one layer when everything but sink and tail is coded. */
 static size_t coded_layer_bytes(const tkv_spec *spec, const struct bench_shape *s)
 {
-    size_t page = page_bytes(spec->k, TKV_K, s->head_dim) + page_bytes(spec->v, TKV_V, s->head_dim);
+    tkv_codec k = spec->visual_k.id ? spec->visual_k : spec->k,
+              v = spec->visual_v.id ? spec->visual_v : spec->v;
+    size_t page = page_bytes(k, TKV_K, s->head_dim) + page_bytes(v, TKV_V, s->head_dim);
     return page * s->n_kv_heads * ((s->n_tokens + TKV_PAGE_TOKENS - 1) / TKV_PAGE_TOKENS);
 }
 
@@ -91,6 +100,7 @@ static int fill_layer(struct coded *c, uint32_t layer, const struct bench_shape 
 {
     int64_t slots[FILL_TOKENS];
     int32_t pos[FILL_TOKENS];
+    uint8_t klass[FILL_TOKENS];
     size_t stride = (size_t)s->n_kv_heads * s->head_dim * sizeof(float);
     tkv_error err;
     for (uint32_t at = 0; at < s->n_tokens; at += FILL_TOKENS) {
@@ -98,11 +108,12 @@ static int fill_layer(struct coded *c, uint32_t layer, const struct bench_shape 
         for (size_t i = 0; i < n; i++) {
             slots[i] = (int64_t)(at + i);
             pos[i] = (int32_t)(at + i);
+            klass[i] = c->visual && at + i + 1 < s->n_tokens ? TKV_SPAN_VISUAL : TKV_SPAN_TEXT;
         }
         /* K and V begin at different rows of the pool, and every batch elsewhere. */
         const char *k = (const char *)rows + at / FILL_TOKENS * 7 % (n_rows - n + 1) * stride;
         const char *v = (const char *)rows + at / FILL_TOKENS * 13 % (n_rows - n + 1) * stride;
-        if (tkv_cache_write(c->cache, layer, n, slots, pos, NULL, (tkv_rows){k, TKV_F32, stride},
+        if (tkv_cache_write(c->cache, layer, n, slots, pos, klass, (tkv_rows){k, TKV_F32, stride},
                             (tkv_rows){v, TKV_F32, stride}, &err) != TKV_OK ||
             tkv_cache_seal(c->cache, layer, &err) != TKV_OK)
             return status_line("filling the cache", &err);
@@ -179,6 +190,7 @@ static int create_coded(struct coded *c, const struct cli_common *common, const 
     tkv_context_params_default(&params);
     params.cpu_mask = common->cpu_mask;
     c->n_threads = s->n_threads;
+    c->visual = is_visual(spec);
     bench_executor(&params.executor, &c->n_threads);
     if (tkv_context_create(&params, &c->ctx, &err) != TKV_OK)
         return status_line("--kv", &err);
