@@ -314,7 +314,8 @@ typedef struct tkv_rows {
 
 /* Writes rows at slots, in any order; a slot of a sealed page re-opens its page. Rows are kept
  * exact (as f16) until their page seals: see tkv_cache_seal(). Keys and values may come in one
- * call or two.
+ * call or two. Where the spec has codecs for visual rows, the visual rows of a stream seal as soon
+ * as a text row is written there: each run of consecutive slots is a span and is coded as one.
  *   slots   [n_rows] global slot numbers, borrowed
  *   pos     [n_axes][n_rows] positions in their sequences, borrowed; NULL: unknown (treated as
  *           newest, never sink). Sink and tail go by the first axis. Codecs that code keys as
@@ -331,7 +332,7 @@ TKV_API tkv_status tkv_cache_write(tkv_cache *cache, uint32_t layer, size_t n_ro
 
 /* Seals the pages of a layer that are full and wholly older than the tail, and returns their
  * exact rows to the pool. To be called after the layer's attention has run. Pages with a sink
- * row stay exact.
+ * row stay exact; visual rows that have codecs of their own seal by span, whatever sink and tail.
  * Errors: TKV_ERR_NOMEM (pages that could not be sealed stay open; nothing is lost). Since 0.1. */
 TKV_API tkv_status tkv_cache_seal(tkv_cache *cache, uint32_t layer, tkv_error *err);
 
@@ -369,9 +370,8 @@ typedef struct tkv_cache_stats {
     uint64_t n_pages_open;
     uint64_t n_pages_unsealable; /* open for good: they hold a non-finite value */
     uint64_t visual_values;      /* of n_values: those of visual rows */
-    uint64_t visual_bytes;       /* of sealed_bytes and open_bytes: what visual rows take. A page
-                                  * that text and visual rows share counts by rows where both are
-                                  * exact or of one codec, else with the codes of its visual part */
+    uint64_t visual_bytes;       /* of sealed_bytes and open_bytes: what visual rows take. Pages
+                                  * that they share with text count by rows, spans as they are */
     uint64_t side_bytes;         /* of sealed_bytes: scales, means, padding; the rest are codes */
     uint64_t book_bytes;         /* bases and codebooks from a book; in none of the others */
 } tkv_cache_stats;

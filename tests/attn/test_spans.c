@@ -201,6 +201,7 @@ static const struct {
     {"turbo4,visual.k=visual4,visual.v=visual1,sink=0,tail=0", 0},
     {"f16,visual.k=visual1,visual.v=turbo4,strict=1", 3},
     {"f16,visual.k=turbo4,visual.v=visual1", 0},
+    {"f16,visual.k=tight2,visual.v=tight1", 0},
 };
 
 static void post_scaled_as_decoded(void **state)
