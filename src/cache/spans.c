@@ -518,9 +518,10 @@ static tkv_status copy_span(tkv_cache *cache, struct tkv_layer *layer, const str
     for (uint32_t p = 0; p < span->n_pages; p++)
         tkv_places_hold(span->pages[p].places);
     copy->n_live = span->n_live;
-    for (uint32_t i = 0, row; i < copy->n_rows; i++)
-        if (copy->pages[i / T].live >> i % T & 1)
-            page_at(layer, first + i, &row)->spanned |= (uint64_t)1 << row;
+    for (uint32_t i = 0, row; i < copy->n_rows; i++) {
+        struct tkv_page *page = page_at(layer, first + i, &row);
+        page->spanned |= (copy->pages[i / T].live >> i % T & 1) << row;
+    }
     layer->n_rows[TKV_K] += copy->n_live;
     layer->n_rows[TKV_V] += copy->n_live;
     list_span(layer, copy);
