@@ -267,6 +267,17 @@ static struct bytes make_up(const tkv_spec *spec, uint32_t n_heads, uint32_t hea
     return b;
 }
 
+/* From the start of a line, as tkv_book_open() likes it. */
+static void to_lines(struct bytes *b)
+{
+    const size_t line = 64;
+    char *lines = aligned_alloc(line, (b->n + line - 1) / line * line);
+    if (lines)
+        memcpy(lines, b->at, b->n);
+    free(b->at);
+    b->at = lines;
+}
+
 int bench_book_open(tkv_context *ctx, const tkv_spec *spec, uint32_t n_heads, uint32_t head_dim,
                     struct bench_book *out)
 {
@@ -279,6 +290,8 @@ int bench_book_open(tkv_context *ctx, const tkv_spec *spec, uint32_t n_heads, ui
         b.at = cli_read_file(spec->book, &b.n);
     else
         b = make_up(spec, n_heads, head_dim);
+    if (b.at)
+        to_lines(&b);
     if (!b.at)
         return CLI_DATA;
     out->bytes = b.at;

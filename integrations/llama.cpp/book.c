@@ -29,6 +29,13 @@ static bool ends_with(const char *text, const char *end)
     return n >= m && strcmp(text + n - m, end) == 0;
 }
 
+/* Codebooks are read a line of cache at a time. */
+static void *alloc_lines(size_t n)
+{
+    const size_t line = 64;
+    return aligned_alloc(line, (n + line - 1) / line * line);
+}
+
 static bool read_file(const char *name, char **bytes, size_t *n_bytes)
 {
     FILE *f = fopen(name, "rb");
@@ -39,7 +46,7 @@ static bool read_file(const char *name, char **bytes, size_t *n_bytes)
     if (fseek(f, 0, SEEK_END) == 0) {
         size = ftell(f);
     }
-    *bytes = size > 0 && fseek(f, 0, SEEK_SET) == 0 ? malloc((size_t)size) : NULL;
+    *bytes = size > 0 && fseek(f, 0, SEEK_SET) == 0 ? alloc_lines((size_t)size) : NULL;
     *n_bytes = *bytes != NULL ? fread(*bytes, 1, (size_t)size, f) : 0;
     fclose(f);
     return *bytes != NULL && *n_bytes == (size_t)size;

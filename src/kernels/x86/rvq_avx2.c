@@ -1,25 +1,21 @@
 /* Residual codebooks for AVX2: the search in words of 16 bits, and pages to rows.
  *
  * Search: codes go in blocks of 64, turned so that one register holds two dims of 8 codes as words;
- * a block stays in L1 while all residuals pass. Two registers of 8 codes are the 16 classes.
- *
- * Rows: a code is 32 bytes, one register; a group is as many saturating additions as there are
- * stages. All books of a layer's keys are 512 KiB, those of its values as much: loads come from L2,
- * and what counts is that nothing else holds them up. */
+ * a block stays in L1 while all residuals pass. Two registers of 8 codes are the 16 classes. */
 #include <immintrin.h>
 #include <string.h>
 
 #include "base/compiler.h"
 #include "format/rvq.h"
 #include "kernels/kernels.h"
+#include "kernels/x86/rvq_sums.h"
 
 #define T TKV_PAGE_TOKENS
 
 enum {
     BLOCK = 64, /* codes */
     ROWS = 4,   /* residuals side by side */
-    PAIRS = TKV_RVQ_DIM / 2,
-    MAX_GROUPS = TKV_MAX_HEAD_DIM / TKV_RVQ_DIM
+    PAIRS = TKV_RVQ_DIM / 2
 };
 
 void tkv_rvq_avx2(struct tkv_kernels *k);
@@ -120,76 +116,16 @@ static void rvq_nearest_avx2(const int8_t *restrict codes, const int8_t *restric
 
 /* ---- pages to rows ------------------------------------------------------------------------- */
 
-/* Byte offsets into their book of the codes of tokens t to t + 15. */
-TKV_INLINE void offsets(const uint8_t *unit, uint32_t t, uint32_t out[16])
+/* Byte offsets into their book of the codes of a unit. */
+TKV_INLINE void offsets(const uint8_t *unit, uint16_t out[T])
 {
-    for (uint32_t i = 0; i < 16; i += 8) {
+    for (uint32_t t = 0; t < T; t += 8) {
         uint64_t high = 0;
         for (uint32_t plane = 0; plane < 3; plane++)
-            high |= _pdep_u64(unit[T + 8 * plane + (t + i) / 8], 0x0101010101010101u) << plane;
-        const __m128i low = _mm_loadl_epi64((const __m128i *)(const void *)(unit + t + i));
+            high |= _pdep_u64(unit[T + 8 * plane + t / 8], 0x0101010101010101u) << plane;
+        const __m128i low = _mm_loadl_epi64((const __m128i *)(const void *)(unit + t));
         const __m128i code = _mm_unpacklo_epi8(low, _mm_cvtsi64_si128((long long)high));
-        _mm256_storeu_si256((__m256i *)(void *)(out + i),
-                            _mm256_slli_epi32(_mm256_cvtepu16_epi32(code), 5));
-    }
-}
-
-/* One group of one token. */
-TKV_INLINE __m256i add_codes(const int8_t *books, uint32_t n_stages, const uint32_t *at,
-                             size_t stage_step)
-{
-    __m256i sum = _mm256_loadu_si256((const __m256i *)(const void *)(books + *at));
-    for (uint32_t s = 1; s < n_stages; s++) {
-        books += TKV_RVQ_BOOK_BYTES;
-        at += stage_step;
-        sum =
-            _mm256_adds_epi8(sum, _mm256_loadu_si256((const __m256i *)(const void *)(books + *at)));
-    }
-    return _mm256_max_epi8(sum, _mm256_set1_epi8(-127));
-}
-
-TKV_INLINE void store_halves(uint8_t *row, __m256i x, size_t apart)
-{
-    _mm_storeu_si128((__m128i *)(void *)row, _mm256_castsi256_si128(x));
-    _mm_storeu_si128((__m128i *)(void *)(row + apart), _mm256_extracti128_si256(x, 1));
-}
-
-/* Four strided groups: cells of their values, the first 16 in the low halves. */
-TKV_INLINE void store_four(uint8_t *row, const __m256i x[4])
-{
-    const __m256i a = _mm256_unpacklo_epi8(x[0], x[1]), b = _mm256_unpackhi_epi8(x[0], x[1]);
-    const __m256i c = _mm256_unpacklo_epi8(x[2], x[3]), d = _mm256_unpackhi_epi8(x[2], x[3]);
-    store_halves(row, _mm256_unpacklo_epi16(a, c), 64);
-    store_halves(row + 16, _mm256_unpackhi_epi16(a, c), 64);
-    store_halves(row + 32, _mm256_unpacklo_epi16(b, d), 64);
-    store_halves(row + 48, _mm256_unpackhi_epi16(b, d), 64);
-}
-
-static void store_strided(uint8_t *row, const __m256i *x, uint32_t n_groups)
-{
-    uint8_t bytes[TKV_RVQ_DIM];
-    for (uint32_t g = 0; g < n_groups; g++) {
-        _mm256_storeu_si256((__m256i *)(void *)bytes, x[g]);
-        for (uint32_t i = 0; i < TKV_RVQ_DIM; i++)
-            row[(size_t)i * n_groups + g] = bytes[i];
-    }
-}
-
-TKV_INLINE void sixteen_rows(const uint32_t (*at)[16], const int8_t *books, uint32_t n_stages,
-                             uint32_t n_groups, tkv_kind kind, __m256i flip, uint8_t *rows)
-{
-    __m256i x[MAX_GROUPS];
-    for (uint32_t t = 0; t < 16; t++, rows += (size_t)n_groups * TKV_RVQ_DIM) {
-        for (uint32_t g = 0; g < n_groups; g++)
-            x[g] = _mm256_xor_si256(add_codes(books, n_stages, &at[g][t], 16 * (size_t)n_groups),
-                                    flip);
-        if (kind == TKV_K && n_groups == 4)
-            store_four(rows, x);
-        else if (kind == TKV_K)
-            store_strided(rows, x, n_groups);
-        else
-            for (uint32_t g = 0; g < n_groups; g++)
-                _mm256_storeu_si256((__m256i *)(void *)(rows + g * TKV_RVQ_DIM), x[g]);
+        _mm_storeu_si128((__m128i *)(void *)(out + t), _mm_slli_epi16(code, 5));
     }
 }
 
@@ -197,17 +133,11 @@ static void rvq_rows_avx2(const uint8_t *restrict codes, const int8_t *restrict 
                           uint32_t n_stages, uint32_t D, tkv_kind kind, uint8_t flip,
                           uint8_t *restrict rows)
 {
-    const uint32_t n_groups = D / TKV_RVQ_DIM;
-    const __m256i flips = _mm256_set1_epi8((char)flip);
-    uint32_t at[TKV_RVQ_STAGES * MAX_GROUPS][16];
-    for (uint32_t t = 0; t < T; t += 16, rows += 16 * (size_t)D) {
-        for (uint32_t i = 0; i < n_stages * n_groups; i++)
-            offsets(codes + i * TKV_RVQ_UNIT_BYTES, t, at[i]);
-        if (n_groups == 4 && n_stages == TKV_RVQ_STAGES) /* what nearly all models have */
-            sixteen_rows(at, books, TKV_RVQ_STAGES, 4, kind, flips, rows);
-        else
-            sixteen_rows(at, books, n_stages, n_groups, kind, flips, rows);
-    }
+    const uint32_t n_units = n_stages * (D / TKV_RVQ_DIM);
+    uint16_t at[TKV_RVQ_STAGES * TKV_RVQ_MAX_GROUPS][T];
+    for (uint32_t i = 0; i < n_units; i++)
+        offsets(codes + i * TKV_RVQ_UNIT_BYTES, at[i]);
+    tkv_rvq_sum_rows((const uint16_t(*)[T])at, books, n_stages, D, kind, flip, rows);
 }
 
 void tkv_rvq_avx2(struct tkv_kernels *k)

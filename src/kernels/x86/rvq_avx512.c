@@ -1,6 +1,6 @@
-/* The search through a residual codebook for AVX-512 with VNNI.
+/* Residual codebooks for AVX-512: the search with VNNI, and pages to rows.
  *
- * Codes go in blocks of 128. A block is first turned so that one register holds four dims of 16
+ * Search: codes go in blocks of 128. A block is first turned so that one register holds four dims of 16
  * codes, plus 128 as vpdpbusd wants one side unsigned; the 128 * sum(r) that this adds is the same
  * for all codes and comes off at the end. It stays in L1 while all residuals pass: four of them
  * against 32 codes have 8 sums, enough to hide the latency of vpdpbusd. Lane j of a register is
@@ -11,6 +11,9 @@
 #include "base/compiler.h"
 #include "format/rvq.h"
 #include "kernels/kernels.h"
+#include "kernels/x86/rvq_sums.h"
+
+#define T TKV_PAGE_TOKENS
 
 enum {
     BLOCK = 128, /* codes */
@@ -137,7 +140,35 @@ static void rvq_nearest_avx512(const int8_t *restrict codes, const int8_t *restr
     }
 }
 
+/* Byte offsets into their book of the codes of a unit: the high bits are masks. */
+TKV_INLINE void offsets(const uint8_t *unit, uint16_t out[T])
+{
+    for (uint32_t t = 0; t < T; t += 32) {
+        const __m256i low = _mm256_loadu_si256((const __m256i *)(const void *)(unit + t));
+        __m512i at = _mm512_slli_epi16(_mm512_cvtepu8_epi16(low), 5);
+        for (uint32_t plane = 0; plane < 3; plane++) {
+            uint32_t bits;
+            memcpy(&bits, unit + T + 8 * plane + t / 8, sizeof bits);
+            const __m512i high = _mm512_set1_epi16((short)(1u << (13 + plane)));
+            at = _mm512_mask_add_epi16(at, (__mmask32)bits, at, high);
+        }
+        _mm512_storeu_si512(out + t, at);
+    }
+}
+
+static void rvq_rows_avx512(const uint8_t *restrict codes, const int8_t *restrict books,
+                            uint32_t n_stages, uint32_t D, tkv_kind kind, uint8_t flip,
+                            uint8_t *restrict rows)
+{
+    const uint32_t n_units = n_stages * (D / TKV_RVQ_DIM);
+    uint16_t at[TKV_RVQ_STAGES * TKV_RVQ_MAX_GROUPS][T];
+    for (uint32_t i = 0; i < n_units; i++)
+        offsets(codes + i * TKV_RVQ_UNIT_BYTES, at[i]);
+    tkv_rvq_sum_rows((const uint16_t(*)[T])at, books, n_stages, D, kind, flip, rows);
+}
+
 void tkv_rvq_avx512(struct tkv_kernels *k)
 {
+    k->rvq_rows = rvq_rows_avx512;
     k->rvq_nearest = rvq_nearest_avx512;
 }
