@@ -241,8 +241,8 @@ typedef struct tkv_cache tkv_cache;
 typedef struct tkv_book tkv_book;
 
 /* Opens a book, a GGUF file in memory.
- *   bytes  borrowed until tkv_book_close(), and must not change; codebooks are read fastest when they
- *          are aligned to 64
+ *   bytes  borrowed until tkv_book_close(), and must not change; codebooks are read fastest when
+ *          they are aligned to 64
  *   out    receives the book; the caller closes it after every cache made with it
  * Any bytes are safe to open. Errors: TKV_ERR_CORRUPT, TKV_ERR_VERSION, TKV_ERR_NOMEM. Since
  * 0.2. */

@@ -1,10 +1,10 @@
 /* Residual codebooks for AVX-512: the search with VNNI, and pages to rows.
  *
- * Search: codes go in blocks of 128. A block is first turned so that one register holds four dims of 16
- * codes, plus 128 as vpdpbusd wants one side unsigned; the 128 * sum(r) that this adds is the same
- * for all codes and comes off at the end. It stays in L1 while all residuals pass: four of them
- * against 32 codes have 8 sums, enough to hide the latency of vpdpbusd. Lane j of a register is
- * class j, so the best of each lane are what is asked for. */
+ * Search: codes go in blocks of 128. A block is first turned so that one register holds four dims
+ * of 16 codes, plus 128 as vpdpbusd wants one side unsigned; the 128 * sum(r) that this adds is
+ * the same for all codes and comes off at the end. It stays in L1 while all residuals pass: four
+ * of them against 32 codes have 8 sums, enough to hide the latency of vpdpbusd. Lane j of a
+ * register is class j, so the best of each lane are what is asked for. */
 #include <immintrin.h>
 #include <string.h>
 

@@ -1,5 +1,5 @@
-/* Sums of codes of a page, in registers of AVX2 for both instruction sets: a code is 32 bytes, and a
- * register of two would cost a shuffle a code. A group is as many saturating additions as there are
+/* Sums of codes of a page, in registers of AVX2 for both instruction sets: a code is 32 bytes, and
+ * a register of two would cost a shuffle a code. A group is as many saturating additions as there are
  * stages. All books of a layer's keys are 512 KiB, those of its values as much: loads come from L2,
  * and what counts is that nothing else holds them up. */
 #ifndef TKV_RVQ_SUMS_H
