@@ -4,7 +4,7 @@
 #include "calibrate.h"
 
 static const struct cal_trainer trainers[] = {
-    {"tight", "bases and bits of tight4, tight3, tight2.5 and tight2", cal_train_tight},
+    {"tight", "bases and bits of tight4 to tight0.7", cal_train_tight},
     {"rvq", "codebooks of rvq8, rvq6 and rvq4", cal_train_rvq},
     {"cq", "codebooks of cq4 and cq8", cal_train_cq},
 };

@@ -20,7 +20,8 @@ enum {
 
 static const char about[] =
     "Runs texts through a model and writes a book: bases in which keys and values take few bits,\n"
-    "and which error costs how much. Learned codecs (tight4, tight3, tight2.5, tight2) read it.\n"
+    "and which error costs how much. It serves all codecs tight4 to tight0.7; --train rvq or cq\n"
+    "puts in the codebooks of rvq8, rvq6 and rvq4, or of cq4 and cq8.\n"
     "Cut short, the same command goes on where it was.";
 
 static int parse(struct options *o, int argc, char **argv)
@@ -190,8 +191,11 @@ int cmd_calibrate(int argc, char **argv)
 {
     struct options o;
     int first = parse(&o, argc, argv);
-    if (first < 0)
+    if (first < 0) {
+        cli_list_free(&o.texts);
+        cli_list_free(&o.trainers);
         return -1 - first;
+    }
     struct cli_llama llama;
     struct session session = {0};
     struct calibration c = {.session = &session, .seed = (uint64_t)o.seed};

@@ -46,7 +46,7 @@ static bool read_file(const char *name, char **bytes, size_t *n_bytes)
     if (fseek(f, 0, SEEK_END) == 0) {
         size = ftell(f);
     }
-    *bytes = size > 0 && fseek(f, 0, SEEK_SET) == 0 ? alloc_lines((size_t)size) : NULL;
+    *bytes = size >= 0 && fseek(f, 0, SEEK_SET) == 0 ? alloc_lines((size_t)size + 1) : NULL;
     *n_bytes = *bytes != NULL ? fread(*bytes, 1, (size_t)size, f) : 0;
     fclose(f);
     return *bytes != NULL && *n_bytes == (size_t)size;

@@ -229,6 +229,7 @@ static void tile_i8(const struct tkv_codec_env *env, const uint8_t *page, struct
         .decode = decode,                                                                          \
         .tile_f32 = tile_f32,                                                                      \
         .tile_i8 = tile_i8,                                                                        \
+        .trainer = "cq",                                                                           \
         .bind = bind_##channels,                                                                   \
         .model_bytes = model_bytes,                                                                \
     };

@@ -10,13 +10,15 @@ def _text(s):
 
 
 def _value(value):
-    """(type, bytes): int, float, str, or a list of bools or of ints."""
+    """(type, bytes): int, float, str, or a list of bools, ints, floats or str."""
     if isinstance(value, float):
         return F32, struct.pack("<f", value)
     if isinstance(value, str):
         return STRING, _text(value)
+    if isinstance(value, list) and isinstance(value[0], str):
+        return ARRAY, struct.pack("<IQ", STRING, len(value)) + b"".join(map(_text, value))
     if isinstance(value, list):
-        kind, form = (BOOL, "?") if isinstance(value[0], bool) else (U32, "I")
+        kind, form = {bool: (BOOL, "?"), int: (I32, "i"), float: (F32, "f")}[type(value[0])]
         return ARRAY, struct.pack(f"<IQ{len(value)}{form}", kind, len(value), *value)
     return U32, struct.pack("<I", value)
 
@@ -36,10 +38,16 @@ def write(path, arch, metadata, tensor_rows=8, n_files=1):
     return path
 
 
-def write_model(path, arch, metadata, tensors):
-    """A whole model without a tokenizer; `tensors` maps names to (shape as ggml has it, list of floats)."""
-    pairs = {"general.architecture": arch, "tokenizer.ggml.model": "no_vocab",
-             **{f"{arch}.{key}": value for key, value in metadata.items()}}
+def byte_tokenizer():
+    """Of a model whose tokens are bytes, behind three special ones and the blank."""
+    tokens = ["<unk>", "<s>", "</s>", "\u2581", *(f"<0x{byte:02X}>" for byte in range(256))]
+    return {"model": "llama", "tokens": tokens, "scores": [0.0] * 260, "token_type": [2, 3, 3, 1] + [6] * 256}
+
+
+def write_model(path, arch, metadata, tensors, tokenizer=None):
+    """A whole model; `tensors` maps names to (shape as ggml has it, list of floats)."""
+    pairs = {"general.architecture": arch, **{f"{arch}.{key}": value for key, value in metadata.items()},
+             **{f"tokenizer.ggml.{key}": value for key, value in (tokenizer or {"model": "no_vocab"}).items()}}
     out = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(pairs))
     for key, value in pairs.items():
         kind, data = _value(value)

@@ -1,45 +1,15 @@
 """tightkv harden: the variant computes the same, its keys are worse, and what cannot be hardened is refused."""
 import os
-import random
 import tempfile
 import unittest
 
 import command
 import gguf_header
+import tiny_model
 
 MODELS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "models")
 MODEL = os.path.join(MODELS, "tightkv-lm-46m-q4_k_m.gguf")
 TEXT = os.path.join(MODELS, "demo-text.txt")
-HEADER = {"block_count": 2, "context_length": 512, "embedding_length": 128, "attention.head_count": 4,
-          "attention.head_count_kv": 2, "feed_forward_length": 32, "vocab_size": 64, "rope.freq_base": 1e6,
-          "attention.layer_norm_rms_epsilon": 1e-5, "attention.key_length": 32, "attention.value_length": 32}
-
-
-def tiny_model(path, arch, biases=False, norms=False):
-    """Two layers of random weights: 4 heads of 32 on 2 KV heads. Scores of a few units, so that attention matters."""
-    rng = random.Random(7)
-
-    def tensor(*shape, size=0.0, base=0.0):
-        n = 1
-        for dim in shape:
-            n *= dim
-        return shape, [base + rng.gauss(0, size) for _ in range(n)]
-
-    tensors = {"token_embd.weight": tensor(128, 64, size=1.0), "output_norm.weight": tensor(128, base=1.0)}
-    for i in range(2):
-        layer = {"attn_norm.weight": tensor(128, base=1.0), "ffn_norm.weight": tensor(128, base=1.0),
-                 "attn_q.weight": tensor(128, 128, size=0.1), "attn_k.weight": tensor(128, 64, size=0.1),
-                 "attn_v.weight": tensor(128, 64, size=0.3), "attn_output.weight": tensor(128, 128, size=0.3),
-                 "ffn_gate.weight": tensor(128, 32, size=0.1), "ffn_up.weight": tensor(128, 32, size=0.1),
-                 "ffn_down.weight": tensor(32, 128, size=0.1)}
-        if biases:
-            layer.update({"attn_q.bias": tensor(128, size=0.3), "attn_k.bias": tensor(64, size=0.3),
-                          "attn_v.bias": tensor(64, size=0.3)})
-        if norms:
-            layer.update({"attn_q_norm.weight": tensor(32, base=1.0, size=0.2),
-                          "attn_k_norm.weight": tensor(32, base=1.0, size=0.2)})
-        tensors.update({f"blk.{i}.{name}": value for name, value in layer.items()})
-    return gguf_header.write_model(path, arch, HEADER, tensors)
 
 
 def preloaded():
@@ -106,17 +76,17 @@ class Harden(command.CommandTest):
                 self.assertGreater(result["n_pairs_scaled"], 12 * 2 * 3)
 
     def test_neox_pairs_and_biases(self):
-        result = self.json_of("harden", tiny_model(self.path("m.gguf"), "qwen2", biases=True), self.out)
+        result = self.json_of("harden", tiny_model.write(self.path("m.gguf"), "qwen2", biases=True), self.out)
         self.assertLess(abs(result["kld_mean"]), 1e-4)
         self.assertEqual((result["n_layers_with_constants"], result["no_constants"]), (2, None))
 
     def test_neighbouring_pairs(self):
-        result = self.json_of("harden", tiny_model(self.path("m.gguf"), "llama"), self.out)
+        result = self.json_of("harden", tiny_model.write(self.path("m.gguf"), "llama"), self.out)
         self.assertLess(abs(result["kld_mean"]), 1e-4)
         self.assertEqual(result["n_layers_with_constants"], 2)
 
     def test_norms(self):
-        model = tiny_model(self.path("m.gguf"), "qwen3", norms=True)
+        model = tiny_model.write(self.path("m.gguf"), "qwen3", norms=True)
         for seed in (1, 2, 3):
             result = self.json_of("harden", model, self.out, "--seed", seed)
             self.assertLess(abs(result["kld_mean"]), 1e-4)
@@ -126,13 +96,13 @@ class Harden(command.CommandTest):
         self.assertNotEqual(self.bytes_of(model), self.bytes_of(self.out))
 
     def test_lines_for_people(self):
-        code, out, err = command.run("harden", tiny_model(self.path("m.gguf"), "llama"), self.out, "-q")
+        code, out, err = command.run("harden", tiny_model.write(self.path("m.gguf"), "llama"), self.out, "-q")
         self.assertEqual((code, err), (command.OK, ""))
         self.assertIn("the same function: KLD", out)
 
     def header(self, arch, **changes):
         keys = {name.replace("__", "."): value for name, value in changes.items()}
-        return gguf_header.write(self.path(arch + ".gguf"), arch, {**HEADER, **keys})
+        return gguf_header.write(self.path(arch + ".gguf"), arch, {**tiny_model.HEADER, **keys})
 
     def test_models_that_cannot(self):
         for model, says in [(self.header("deepseek2", attention__key_length_mla=192, attention__value_length_mla=128), "MLA"),
@@ -145,7 +115,7 @@ class Harden(command.CommandTest):
                 self.assertEqual(os.path.exists(self.out) or os.path.exists(self.out + ".tmp"), False)
 
     def test_twice(self):
-        self.json_of("harden", tiny_model(self.path("m.gguf"), "llama"), self.out)
+        self.json_of("harden", tiny_model.write(self.path("m.gguf"), "llama"), self.out)
         self.assert_refused(command.DATA, "harden", self.out, self.path("again.gguf"), "-q", says="already")
 
     def test_misuse(self):
