@@ -1,4 +1,5 @@
-/* Loads llama.cpp and the plug-in; keeps llama.cpp's log off the terminal. */
+/* Loads llama.cpp and the plug-in; keeps llama.cpp's log off the terminal, but not that a
+ * book is missing: what is measured then is another code. */
 #include "llama_load.h"
 
 #include <dlfcn.h>
@@ -8,14 +9,26 @@
 /* llama.cpp's log callback has to remember the first error, for our own one-line message. */
 static struct log_state {
     char first_error[256];
-    bool verbose;
+    bool verbose, quiet, told;
 } log_state;
+
+/* Once: every cache of a model says the same. */
+static void tell_missing_book(struct log_state *log, const char *text)
+{
+    static const char missing[] = "tightkv: no book";
+    if (log->quiet || log->told || strncmp(text, missing, sizeof(missing) - 1) != 0)
+        return;
+    log->told = true;
+    fputs(text, stderr);
+}
 
 static void on_log(enum ggml_log_level level, const char *text, void *user)
 {
     struct log_state *log = user;
     if (log->verbose)
         fputs(text, stderr);
+    else if (level == GGML_LOG_LEVEL_WARN)
+        tell_missing_book(log, text);
     if (level != GGML_LOG_LEVEL_ERROR || log->first_error[0])
         return;
     snprintf(log->first_error, sizeof(log->first_error), "%s", text);
@@ -107,6 +120,7 @@ int cli_llama_open(struct cli_llama *l, const struct cli_common *common, bool wi
     if (rc != CLI_OK)
         return rc;
     log_state.verbose = common->level >= CLI_VERBOSE;
+    log_state.quiet = common->level <= CLI_QUIET;
     l->api.ggml_log_set(on_log, &log_state);
     l->api.llama_log_set(on_log, &log_state);
     cli_export_cpu(common);
