@@ -1,4 +1,4 @@
-/* The trainer of cq: centroids for every group of channels of every head. */
+/* The trainers of cq: centroids for every group of channels of every head. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -34,13 +34,13 @@ static struct head_rows read_head(const struct calibration *c, const struct cal_
 
 /* Centroids of all groups of one head: [group][CQ_CODES][dim]. */
 static void learn_head(const struct calibration *c, const struct head_rows *h, uint32_t head_dim,
-                       uint32_t dim, uint64_t seed, float *centroids)
+                       uint32_t dim, bool weighted, uint64_t seed, float *centroids)
 {
     float *x = cli_alloc(h->n * dim, sizeof(*x));
     for (uint32_t g = 0; g < head_dim / dim; g++) {
         for (size_t i = 0; i < h->n; i++)
             memcpy(x + i * dim, h->x + i * head_dim + (size_t)g * dim, dim * sizeof(*x));
-        const struct kmeans_rows rows = {x, h->weight, h->n, dim};
+        const struct kmeans_rows rows = {x, weighted ? h->weight : NULL, h->n, dim};
         cq_learn(&rows, N_ROUNDS, seed + g, c->session->n_threads,
                  centroids + (size_t)g * CQ_CODES * dim);
     }
@@ -49,7 +49,7 @@ static void learn_head(const struct calibration *c, const struct head_rows *h, u
 
 /* Keys have a step for each group, values one a head. */
 static void train_kind(const struct calibration *c, struct cal_book *book, size_t layer,
-                       tkv_kind kind, enum tkv_span_class klass, uint32_t dim)
+                       tkv_kind kind, enum tkv_span_class klass, uint32_t dim, bool weighted)
 {
     const struct cal_samples s = cal_samples(c, layer, kind, klass);
     if (s.n_tokens == 0)
@@ -63,7 +63,7 @@ static void train_kind(const struct calibration *c, struct cal_book *book, size_
     for (uint32_t head = 0; head < s.n_heads; head++) {
         struct head_rows h = read_head(c, &s, head);
         const uint64_t seed = cal_random(c, (layer * s.n_heads + head) * 16 + dim + kind);
-        learn_head(c, &h, D, dim, seed, centroids);
+        learn_head(c, &h, D, dim, weighted, seed, centroids);
         cq_round(centroids, n_groups, dim, n_steps == 1,
                  &(struct cq_head){codes + head * n_codes, step + (size_t)head * n_steps,
                                    base + (size_t)head * D});
@@ -79,12 +79,23 @@ static void train_kind(const struct calibration *c, struct cal_book *book, size_
     free(codes), free(step), free(base), free(centroids);
 }
 
-int cal_train_cq(const struct calibration *c, struct cal_book *book)
+static int train(const struct calibration *c, struct cal_book *book, bool weighted)
 {
     for (size_t layer = 0; layer < c->n_layers; layer++)
         for (int klass = 0; klass < CAL_CLASSES; klass++)
             for (int kind = TKV_K; kind <= TKV_V; kind++)
                 for (uint32_t dim = 4; dim <= 8; dim += 4)
-                    train_kind(c, book, layer, (tkv_kind)kind, (enum tkv_span_class)klass, dim);
+                    train_kind(c, book, layer, (tkv_kind)kind, (enum tkv_span_class)klass, dim,
+                               weighted);
     return CLI_OK;
+}
+
+int cal_train_cq(const struct calibration *c, struct cal_book *book)
+{
+    return train(c, book, false);
+}
+
+int cal_train_cq_weighted(const struct calibration *c, struct cal_book *book)
+{
+    return train(c, book, true);
 }

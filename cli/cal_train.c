@@ -7,6 +7,7 @@ static const struct cal_trainer trainers[] = {
     {"tight", "bases and bits of tight4 to tight0.7", cal_train_tight},
     {"rvq", "codebooks of rvq8, rvq6 and rvq4", cal_train_rvq},
     {"cq", "codebooks of cq4 and cq8", cal_train_cq},
+    {"cq-weighted", "the same, where rows count by what their errors cost", cal_train_cq_weighted},
 };
 
 const struct cal_trainer *cal_trainer(const char *name)

@@ -228,6 +228,8 @@ int cal_train_rvq(const struct calibration *c, struct cal_book *book);
 
 /* ---- cal_cq.c -------------------------------------------------------------------------------- */
 
+/* All rows count alike, which left less error where it was tried; or by what their errors cost. */
 int cal_train_cq(const struct calibration *c, struct cal_book *book);
+int cal_train_cq_weighted(const struct calibration *c, struct cal_book *book);
 
 #endif
