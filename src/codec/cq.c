@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/status.h"
+#include "codec/book_tensor.h"
 #include "codec/codec.h"
 #include "format/cq.h"
 
@@ -59,20 +60,15 @@ static bool supports(uint32_t D, tkv_kind kind)
 
 /* ---- binding ------------------------------------------------------------------------------- */
 
-/* "cq4.blk.3.attn_k.<what>", or of visual spans where the book was calibrated for them. */
+/* "cq4.blk.3.attn_k.<what>" and its like. */
 static tkv_status find(const char *codec, const struct tkv_codec_env *env,
                        const struct tkv_gguf *book, const struct tkv_place *place, const char *what,
                        enum tkv_gguf_type type, size_t n_values, struct tkv_gguf_tensor *out,
                        tkv_error *err)
 {
-    const char kind = env->kind == TKV_K ? 'k' : 'v';
-    const unsigned layer = place->layer;
-    char name[96];
-    snprintf(name, sizeof name, "%s.blk.%u.attn_%c.visual.%s", codec, layer, kind, what);
-    const bool visual = place->klass == TKV_SPAN_VISUAL && tkv_gguf_tensor(book, name, out);
-    if (!visual)
-        snprintf(name, sizeof name, "%s.blk.%u.attn_%c.%s", codec, layer, kind, what);
-    if (!visual && !tkv_gguf_tensor(book, name, out))
+    char prefix[8], name[TKV_BOOK_NAME];
+    snprintf(prefix, sizeof prefix, "%s.", codec);
+    if (!tkv_book_tensor_of(book, prefix, env->kind, place, what, name, out))
         return tkv_fail(err, TKV_ERR_UNSUPPORTED,
                         "%s: the book has no %s: run tightkv calibrate MODEL --train cq", codec,
                         name);

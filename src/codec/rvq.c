@@ -5,11 +5,11 @@
  * 8-bit values in steps of the book's: what rounding a code costs, the stages after it mend, and the
  * whole search is in integers. */
 #include <math.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "base/half.h"
 #include "base/status.h"
+#include "codec/book_tensor.h"
 #include "codec/codec.h"
 #include "format/rvq.h"
 
@@ -36,19 +36,13 @@ static bool supports(uint32_t D, tkv_kind kind)
 
 /* ---- binding ------------------------------------------------------------------------------- */
 
-/* "rvq.blk.3.attn_k.<what>", or of visual spans where the book was calibrated for them. */
+/* "rvq.blk.3.attn_k.<what>" and its like. */
 static tkv_status find(const struct tkv_gguf *book, const struct tkv_codec_env *env,
                        const struct tkv_place *place, const char *codec, const char *what,
                        struct tkv_gguf_tensor *out, tkv_error *err)
 {
-    const char kind = env->kind == TKV_K ? 'k' : 'v';
-    const unsigned layer = place->layer;
-    char name[96];
-    snprintf(name, sizeof name, "rvq.blk.%u.attn_%c.visual.%s", layer, kind, what);
-    if (place->klass == TKV_SPAN_VISUAL && tkv_gguf_tensor(book, name, out))
-        return TKV_OK;
-    snprintf(name, sizeof name, "rvq.blk.%u.attn_%c.%s", layer, kind, what);
-    if (tkv_gguf_tensor(book, name, out))
+    char name[TKV_BOOK_NAME];
+    if (tkv_book_tensor_of(book, "rvq.", env->kind, place, what, name, out))
         return TKV_OK;
     return tkv_fail(err, TKV_ERR_UNSUPPORTED,
                     "%s: the book has no %s: run tightkv calibrate MODEL --train rvq", codec, name);

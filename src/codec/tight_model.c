@@ -7,6 +7,7 @@
 
 #include "base/status.h"
 #include "codec/basis_i16.h"
+#include "codec/book_tensor.h"
 #include "format/trellis.h"
 
 static size_t matrices_at(void)
@@ -38,21 +39,14 @@ int16_t *tkv_tight_query_codes(const struct tkv_tight *m, uint32_t D)
 
 /* ---- books ---------------------------------------------------------------------------------- */
 
-/* A tensor of the book: "<prefix>blk.3.attn_k.<what>"; visual spans have "attn_k.visual" where the
- * book was calibrated for them, and share the text's otherwise. */
+/* A tensor of the book: n_values of every head. */
 static tkv_status find(const struct tkv_gguf *book, const char *prefix,
                        const struct tkv_codec_env *env, const struct tkv_place *place,
                        const char *what, size_t n_values, struct tkv_gguf_tensor *out,
                        tkv_error *err)
 {
-    const char kind = env->kind == TKV_K ? 'k' : 'v';
-    const unsigned layer = place->layer;
-    char name[96];
-    snprintf(name, sizeof name, "%sblk.%u.attn_%c.visual.%s", prefix, layer, kind, what);
-    const bool visual = place->klass == TKV_SPAN_VISUAL && tkv_gguf_tensor(book, name, out);
-    if (!visual)
-        snprintf(name, sizeof name, "%sblk.%u.attn_%c.%s", prefix, layer, kind, what);
-    if (!visual && !tkv_gguf_tensor(book, name, out))
+    char name[TKV_BOOK_NAME];
+    if (!tkv_book_tensor_of(book, prefix, env->kind, place, what, name, out))
         return tkv_fail(err, TKV_ERR_UNSUPPORTED,
                         "the book has no %s: calibrate this model for this codec", name);
     if (out->n_values != n_values * place->n_heads)
