@@ -73,7 +73,7 @@ static void check_cpu(struct report *r)
 static bool check_spec(struct report *r, tkv_spec *spec)
 {
     const char *kv = getenv("TIGHTKV_KV");
-    char canonical[512];
+    char canonical[TKV_SPEC_TEXT];
     tkv_error err;
     *spec = (tkv_spec){.struct_size = sizeof(*spec)};
     if (tkv_spec_parse(kv, spec, &err) != TKV_OK) {

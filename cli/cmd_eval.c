@@ -89,8 +89,8 @@ static int set_spec(struct eval_row *row, const char *kv)
     if (!bench_parse_spec("eval", &kv, &spec))
         return CLI_USAGE;
     spec.strict = 1;
-    row->strict_spec = cli_alloc(1024, 1);
-    if (tkv_spec_print(&spec, row->strict_spec, 1024) != TKV_OK)
+    row->strict_spec = cli_alloc(TKV_SPEC_TEXT, 1);
+    if (tkv_spec_print(&spec, row->strict_spec, TKV_SPEC_TEXT) != TKV_OK)
         return cli_fail("spec %s does not print", kv);
     row->kv = cli_format("%s", kv);
     row->cache.spec = row->strict_spec;

@@ -1,6 +1,6 @@
 # libtightkv, shared and static from one set of objects, and what a user needs to find it.
 file(GLOB lib_files CONFIGURE_DEPENDS src/base/*.c src/format/*.c src/cpu/*.c src/kernels/*.c src/codec/*.c
-     src/cache/*.c src/attn/*.c src/api/*.c)
+     src/index/*.c src/cache/*.c src/attn/*.c src/api/*.c)
 add_library(tkv_objects OBJECT ${lib_files} ${kernel_files})
 target_include_directories(tkv_objects PRIVATE include src)
 target_compile_definitions(tkv_objects PRIVATE TKV_BUILDING ${kernel_defs})

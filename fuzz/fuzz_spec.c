@@ -21,7 +21,7 @@ static int same(tkv_codec a, tkv_codec b)
 
 static void check_round_trip(const tkv_spec *spec)
 {
-    char text[256], again[256];
+    char text[TKV_SPEC_TEXT], again[TKV_SPEC_TEXT];
     tkv_spec back;
     FUZZ_CHECK(tkv_spec_print(spec, text, sizeof text) == TKV_OK);
     FUZZ_CHECK(tkv_spec_parse(text, &back, NULL) == TKV_OK);

@@ -202,6 +202,10 @@ TKV_API tkv_status tkv_rvq_nearest(const tkv_context *ctx, const int8_t *codes, 
 
 #define TKV_SPEC_MOST_BEAM 8
 
+/* Room for a spec in print, and layers that it can name. */
+#define TKV_SPEC_TEXT   2048
+#define TKV_SPEC_LAYERS 256
+
 /* A spec in parsed form: "k=turbo4,v=turbo3,sink=64,tail=128". */
 typedef struct tkv_spec {
     uint32_t struct_size;
@@ -213,17 +217,25 @@ typedef struct tkv_spec {
     char book[TKV_SPEC_BOOK];     /* the file that the caller gives to tkv_book_open(); "": none */
     uint32_t beam; /* rvq: how many choices of codes are followed at once, to TKV_SPEC_MOST_BEAM;
                     * 0 or 1: the nearest only */
+    uint32_t index; /* 1: qvq, the retrieval index of A2ATS: queries read the rows that it picks */
+    float keep;     /* picked for a KV head at most, sink and tail apart: below 1 a share of the live
+                     * rows, else rows */
+    float mass;     /* picked until this share of the attention is expected to be read; 0: as many
+                     * as keep allows */
+    uint64_t dense[TKV_SPEC_LAYERS / 64]; /* bits of model layers that have no index */
+    uint64_t ram; /* bytes of sealed pages that are kept in memory; 0: all */
+    char spill[TKV_SPEC_BOOK]; /* the folder for the others; "": none */
 } tkv_spec;
 
 /* Parses a spec: comma-separated key=value; a codec's name at the start stands for keys and
  * values alike, a preset's name for the preset, and keys after it change it ("turbo4",
  * "small,tail=256"). Keys: k v kv visual.k visual.v visual.range sink tail rot strict
- * book beam.
+ * book beam index keep mass dense ram spill.
  *   text  NUL-terminated, borrowed; NULL or "" is the default preset
  * Errors: TKV_ERR_SPEC naming the word at fault and what is allowed there. Since 0.1. */
 TKV_API tkv_status tkv_spec_parse(const char *text, tkv_spec *out, tkv_error *err);
 
-/* Prints the canonical form, NUL-terminated. `buf` of 512 bytes always suffices.
+/* Prints the canonical form, NUL-terminated. `buf` of TKV_SPEC_TEXT bytes always suffices.
  * Errors: TKV_ERR_RANGE when it does not fit. Since 0.1. */
 TKV_API tkv_status tkv_spec_print(const tkv_spec *spec, char *buf, size_t capacity);
 
@@ -375,13 +387,17 @@ typedef struct tkv_cache_stats {
                                   * that they share with text count by rows, spans as they are */
     uint64_t side_bytes;         /* of sealed_bytes: scales, means, padding; the rest are codes */
     uint64_t book_bytes;         /* bases and codebooks from a book; in none of the others */
+    uint64_t index_bytes;        /* of meta_bytes: codes of the retrieval index, and their counts */
 } tkv_cache_stats;
 
 TKV_API tkv_status tkv_cache_get_stats(const tkv_cache *cache, tkv_cache_stats *out);
 
 /* ---- attention ----------------------------------------------------------------------------- */
 
-#define TKV_ATTEND_EXACT (1u) /* f32 arithmetic on decoded pages: slow, to compare with */
+#define TKV_ATTEND_EXACT  (1u) /* f32 arithmetic on decoded pages: slow, to compare with */
+#define TKV_ATTEND_SELECT (2u) /* every query reads what the index picks; without it only calls of
+                                * few queries that see many rows do */
+#define TKV_ATTEND_DENSE  (4u) /* the index is not asked */
 
 typedef struct tkv_attend_params {
     uint32_t struct_size;
@@ -400,7 +416,8 @@ typedef struct tkv_attend_params {
     size_t n_kv;             /* columns of the mask, or the length when there is none */
     const void *mask;        /* [n_q][n_kv] added to the logits, -inf hides; NULL: all are live */
     size_t mask_stride;      /* bytes between mask rows */
-    const int32_t *q_pos;    /* [n_q] positions, needed by strict; NULL: newest */
+    const int32_t *q_pos;    /* [n_q] positions, needed by strict and the index; NULL: newest,
+                              * which read everything */
     float scale;             /* of the logits, usually 1/sqrt(k_head_dim) */
     float softcap;           /* 0: none; else logits become softcap * tanh(logit / softcap) */
     const float *slopes;     /* [n_q_heads] factor on the mask (ALiBi); NULL: 1 */
@@ -421,6 +438,15 @@ TKV_API tkv_status tkv_attend(tkv_cache *cache, const tkv_attend_params *p, tkv_
 TKV_API tkv_status tkv_attend_fractions(tkv_cache *cache, const tkv_attend_params *p,
                                         double *exact_fraction, double *read_fraction,
                                         tkv_error *err);
+
+/* The rows that attention reads, sink and tail among them: bit t of bits[i][h][j] is slot
+ * first_slot + 64 j + t for query i and KV head h. All live rows where the index is not asked: in
+ * layers without one, without q_pos, and as flags say.
+ *   p     as for tkv_attend(); out may be NULL
+ *   bits  [n_q][n_kv_heads][ceil(n_kv / 64)], written
+ * Errors: as tkv_attend(). Since 0.2. */
+TKV_API tkv_status tkv_attend_select(tkv_cache *cache, const tkv_attend_params *p, uint64_t *bits,
+                                     tkv_error *err);
 
 #ifdef __cplusplus
 }

@@ -245,7 +245,7 @@ static void correct_report(struct tkg_root *root, struct settled *s)
 static void log_settled(const struct tkg_buffer *buffer, const struct settled *s)
 {
     const double mib = 1024.0 * 1024.0;
-    char spec[512] = "";
+    char spec[TKV_SPEC_TEXT] = "";
     if (tkv_spec_print(&buffer->spec, spec, sizeof(spec)) != TKV_OK) {
         spec[0] = '\0';
     }

@@ -2,10 +2,11 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "api/spec_retrieval.h"
 #include "base/status.h"
 #include "codec/codec.h"
 
-#define SPEC_MAX 512
+#define SPEC_MAX TKV_SPEC_TEXT
 
 static const struct {
     const char *name, *text, *summary;
@@ -146,9 +147,12 @@ static tkv_status set_key(struct draft *d, const char *key, const char *value, t
         return set_rotation(d, value, err);
     if (strcmp(key, "visual.range") == 0)
         return set_range(d, value, err);
+    tkv_status status;
+    if (tkv_spec_set_retrieval(s, key, value, &status, err))
+        return status;
     return tkv_fail(err, TKV_ERR_SPEC,
                     "unknown key '%.40s'; there are: k v kv visual.k visual.v visual.range sink "
-                    "tail rot strict book beam",
+                    "tail rot strict book beam " TKV_SPEC_RETRIEVAL_KEYS,
                     key);
 }
 
@@ -192,8 +196,10 @@ tkv_status tkv_spec_parse(const char *text, tkv_spec *out, tkv_error *err)
 {
     if (!out)
         return tkv_fail(err, TKV_ERR_INVALID, "out is NULL");
-    struct draft d = {.spec = {.struct_size = sizeof *out, .sink = 64, .tail = 128}};
-    const tkv_status status = parse_words(&d, text && *text ? text : presets[0].name, true, err);
+    struct draft d = {.spec = {.struct_size = sizeof *out, .sink = 64, .tail = 128, .keep = -1}};
+    tkv_status status = parse_words(&d, text && *text ? text : presets[0].name, true, err);
+    if (status == TKV_OK)
+        status = tkv_spec_check_retrieval(&d.spec, err);
     if (status != TKV_OK)
         return status;
     if (!d.spec.k.id || !d.spec.v.id)
@@ -213,6 +219,8 @@ tkv_status tkv_spec_parse(const char *text, tkv_spec *out, tkv_error *err)
     for (size_t i = 2; i < 4 && d.quantiles; i++)
         if (codecs[i]->id)
             codecs[i]->flags |= TKV_CODEC_QUANTILES;
+    if (!d.spec.index)
+        d.spec.keep = 0;
     *out = d.spec;
     return TKV_OK;
 }
@@ -230,12 +238,14 @@ tkv_status tkv_spec_print(const tkv_spec *spec, char *buf, size_t capacity)
     char beam[20] = "";
     if (spec->beam > 1)
         snprintf(beam, sizeof beam, ",beam=%u", spec->beam);
+    char retrieval[TKV_SPEC_TEXT];
+    tkv_spec_print_retrieval(spec, retrieval, sizeof retrieval);
     const bool quantiles = (spec->visual_k.flags | spec->visual_v.flags) & TKV_CODEC_QUANTILES;
-    const int n =
-        snprintf(buf, capacity, "k=%s,v=%s%s%s%s,sink=%u,tail=%u%s%s%s%s%s",
-                 tkv_codec_by_id(spec->k.id)->name, tkv_codec_by_id(spec->v.id)->name, visual[0],
-                 visual[1], quantiles ? ",visual.range=quantiles" : "", spec->sink, spec->tail,
-                 spec->k.flags & TKV_CODEC_NO_ROTATION ? ",rot=none" : "",
-                 spec->strict ? ",strict=1" : "", beam, *spec->book ? ",book=" : "", spec->book);
+    const int n = snprintf(
+        buf, capacity, "k=%s,v=%s%s%s%s,sink=%u,tail=%u%s%s%s%s%s%s",
+        tkv_codec_by_id(spec->k.id)->name, tkv_codec_by_id(spec->v.id)->name, visual[0], visual[1],
+        quantiles ? ",visual.range=quantiles" : "", spec->sink, spec->tail,
+        spec->k.flags & TKV_CODEC_NO_ROTATION ? ",rot=none" : "", spec->strict ? ",strict=1" : "",
+        beam, *spec->book ? ",book=" : "", spec->book, retrieval);
     return n < 0 || (size_t)n >= capacity ? TKV_ERR_RANGE : TKV_OK;
 }

@@ -3,6 +3,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <string.h>
 
 #include <cmocka.h>
@@ -20,7 +21,7 @@ static tkv_spec parse(const char *text)
 
 static void expect_print(const char *text, const char *want)
 {
-    char got[256];
+    char got[TKV_SPEC_TEXT];
     const tkv_spec spec = parse(text);
     assert_int_equal(tkv_spec_print(&spec, got, sizeof got), TKV_OK);
     assert_string_equal(got, want);
@@ -38,6 +39,70 @@ static void canonical_forms(void **state)
     expect_print("turbo4,v=q8,strict=1", "k=turbo4,v=q8,sink=64,tail=128,strict=1");
     expect_print("f16,visual.k=turbo2,visual.v=q8",
                  "k=f16,v=f16,visual.k=turbo2,visual.v=q8,sink=64,tail=128");
+}
+
+static void canonical_retrieval(void **state)
+{
+    (void)state;
+    const char *codec = "k=turbo4,v=turbo4,sink=64,tail=128";
+    const struct {
+        const char *text, *want;
+    } cases[] = {
+        {"index=qvq", ",index=qvq,keep=0.06"},
+        {"keep=.0300,index=qvq", ",index=qvq,keep=0.03"},
+        {"index=qvq,keep=4096,mass=0.98", ",index=qvq,keep=4096,mass=0.98"},
+        {"index=qvq,keep=0", ",index=qvq,keep=0"},
+        {"index=qvq,dense=31+0+1+4-6", ",index=qvq,keep=0.06,dense=0+1+4-6+31"},
+        {"ram=2048M,spill=/var/tmp", ",ram=2G,spill=/var/tmp"},
+        {"index=qvq,ram=1000,spill=a b", ",index=qvq,keep=0.06,ram=1000,spill=a b"},
+        {"index=none", ""},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        char text[256], want[256];
+        snprintf(text, sizeof text, "turbo4,%s", cases[i].text);
+        snprintf(want, sizeof want, "%s%s", codec, cases[i].want);
+        expect_print(text, want);
+    }
+    assert_true(parse("turbo4,index=qvq,keep=.25").keep == .25f);
+    assert_true(parse("turbo4").keep == 0);
+    assert_int_equal(parse("turbo4,index=qvq,dense=255").dense[3], (uint64_t)1 << 63);
+}
+
+static void retrieval_that_makes_no_sense(void **state)
+{
+    (void)state;
+    const struct {
+        const char *text, *says;
+    } cases[] = {
+        {"index=pq", "qvq or none"},
+        {"keep=.5", "add index=qvq"},
+        {"mass=.9", "add index=qvq"},
+        {"dense=1", "add index=qvq"},
+        {"index=qvq,keep=-1", "a share of the rows"},
+        {"index=qvq,keep=1.5", "a share of the rows"},
+        {"index=qvq,keep=.", "a share of the rows"},
+        {"index=qvq,keep=99999999", "a share of the rows"},
+        {"index=qvq,mass=1", "between 0 and 1"},
+        {"index=qvq,mass=0", "between 0 and 1"},
+        {"index=qvq,dense=1+", "numbers of layers"},
+        {"index=qvq,dense=4-2", "numbers of layers"},
+        {"index=qvq,dense=256", "numbers of layers"},
+        {"ram=2G", "add spill=DIR"},
+        {"spill=/tmp", "add ram=SIZE"},
+        {"ram=2X,spill=a", "512M"},
+        {"ram=0,spill=a", "512M"},
+        {"ram=9999999999999999,spill=a", "512M"},
+        {"ram=2G,spill=", "name of a folder"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        char text[256];
+        tkv_spec spec;
+        tkv_error err = {.text = ""};
+        snprintf(text, sizeof text, "turbo4,%s", cases[i].text);
+        assert_int_equal(tkv_spec_parse(text, &spec, &err), TKV_ERR_SPEC);
+        if (!strstr(err.text, cases[i].says))
+            fail_msg("%s: %s", text, err.text);
+    }
 }
 
 static void presets_parse(void **state)
@@ -123,8 +188,12 @@ static void short_buffers_are_refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(canonical_forms),           cmocka_unit_test(presets_parse),
-        cmocka_unit_test(errors_name_the_word),      cmocka_unit_test(codecs_are_found_by_name),
+        cmocka_unit_test(canonical_forms),
+        cmocka_unit_test(canonical_retrieval),
+        cmocka_unit_test(retrieval_that_makes_no_sense),
+        cmocka_unit_test(presets_parse),
+        cmocka_unit_test(errors_name_the_word),
+        cmocka_unit_test(codecs_are_found_by_name),
         cmocka_unit_test(short_buffers_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
