@@ -30,8 +30,8 @@ struct tkv_index_model {
     const float *to;     /* [D][D] */
     const float *ask;    /* [D][D] inverse of `to`, transposed: q * ask are a query's weights of the
                           * coefficients */
-    const int8_t *codes; /* [n_codes][D] coefficients, in the order of the kernels */
-    const int32_t *half; /* [n_codes] floor(|c|^2 / 2) */
+    const uint8_t *codes; /* coefficients: i8 tiles of K, the last one filled up with zeros */
+    const int32_t *half;  /* of each place in the tiles: floor(|c|^2 / 2), or TKV_INDEX_NEVER */
 };
 
 /* --- model.c --- */

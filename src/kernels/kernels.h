@@ -44,6 +44,9 @@ struct tkv_basis_i16 {
 };
 #define TKV_BASIS_MOST 8000
 
+/* More than any product of a code and a row. */
+#define TKV_INDEX_NEVER (1 << 30)
+
 struct tkv_polar_tables; /* format/polar.h */
 
 /* Angle codes of 64 rows, not yet in page order. */
@@ -218,6 +221,13 @@ struct tkv_kernels {
                       const float *base, uint32_t D, uint32_t dim, float *tile);
     void (*cq_tile_v)(const uint8_t *codes, const int8_t *values, uint32_t D, uint32_t dim,
                       int8_t *tile);
+
+    /* --- the retrieval index (index/index.h) --- */
+    /* For each of n <= 64 rows the code with the most r c - half[c], the first of equals. Codes lie
+     * in i8 tiles of K, 64-byte aligned; n_codes: a multiple of 64. 0 <= half[c] <= TKV_INDEX_NEVER,
+     * which is that of places no code is at, all of them zeros there. rows: [n][D], within -127..127 */
+    void (*index_nearest)(const uint8_t *tiles, const int32_t *half, uint32_t n_codes, uint32_t D,
+                          const int8_t *rows, size_t n, uint16_t *nearest);
 
     /* --- polar: angle codes over blocks of 16 (FORMAT.md, polar) --- */
     /* Rows [64][D] to angle codes and squared radii; every sum and product in the reference's

@@ -305,3 +305,58 @@ void made_book_cq(struct made_book *b, uint32_t layer, uint32_t n_heads, uint32_
         add_cq(b, layer, 'v', n_heads, D, rms, dim);
     }
 }
+
+/* ---- the retrieval index ---------------------------------------------------------------------- */
+
+/* A lower triangle, and its inverse transposed: L X = I, row by row. */
+static void triangle(float *to, float *ask, uint32_t D, float rms, uint32_t seed)
+{
+    double *x = calloc((size_t)D * D, sizeof *x);
+    for (uint32_t i = 0; i < D; i++)
+        for (uint32_t j = 0; j < D; j++) {
+            const double size = 32 / (double)rms * (i == j ? 1 + 0.5 * (i % 3) : 2.0 / D);
+            const double made = i == j ? 1 : made_up(seed, i, j);
+            to[(size_t)i * D + j] = j <= i ? (float)(size * made) : 0;
+        }
+    for (uint32_t i = 0; i < D; i++)
+        for (uint32_t j = 0; j <= i; j++) {
+            double sum = i == j;
+            for (uint32_t k = j; k < i; k++)
+                sum -= (double)to[(size_t)i * D + k] * x[(size_t)k * D + j];
+            x[(size_t)i * D + j] = sum / (double)to[(size_t)i * D + i];
+            ask[(size_t)j * D + i] = (float)x[(size_t)i * D + j];
+        }
+    free(x);
+}
+
+void made_book_index(struct made_book *b, uint32_t layer, uint32_t n_heads, uint32_t D,
+                     uint32_t n_codes, float rms)
+{
+    const size_t square = (size_t)D * D, n = (size_t)n_heads * n_codes * D;
+    float *to = calloc(n_heads * square, 4), *ask = calloc(n_heads * square, 4);
+    float *mean = malloc((size_t)n_heads * D * 4);
+    int8_t *codes = malloc(n);
+    uint32_t state = D + layer;
+    char name[64];
+    for (uint32_t h = 0; h < n_heads; h++)
+        triangle(to + h * square, ask + h * square, D, rms, 100 * layer + h);
+    for (size_t i = 0; i < n; i++)
+        codes[i] = gaussian_code(&state);
+    for (uint32_t i = 0; i < n_heads * D; i++)
+        mean[i] = rms * (float)made_up(layer, 5, i);
+    const struct {
+        const char *what;
+        enum tkv_gguf_type type;
+        uint32_t rows;
+        const void *data;
+    } parts[] = {{"codes", TKV_GGUF_I8, n_codes, codes},
+                 {"to", TKV_GGUF_F32, D, to},
+                 {"ask", TKV_GGUF_F32, D, ask},
+                 {"mean", TKV_GGUF_F32, 1, mean}};
+    for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++) {
+        snprintf(name, sizeof name, "qvq.blk.%u.%s", layer, parts[i].what);
+        made_book_add(b, parts[i].type, (const uint64_t[3]){D, parts[i].rows, n_heads},
+                      parts[i].data, name);
+    }
+    free(to), free(ask), free(mean), free(codes);
+}

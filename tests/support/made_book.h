@@ -37,4 +37,9 @@ void made_book_rope(struct made_book *b, bool halves, uint32_t n_pairs, const fl
  * each group of channels of each head. */
 void made_book_cq(struct made_book *b, uint32_t layer, uint32_t n_heads, uint32_t D, float rms);
 
+/* What the retrieval index reads of a layer: n_codes codes a head, spread like Gaussians of deviation
+ * 32, for keys of deviation `rms` about a mean of that size, and a lower triangle for a basis. */
+void made_book_index(struct made_book *b, uint32_t layer, uint32_t n_heads, uint32_t D,
+                     uint32_t n_codes, float rms);
+
 #endif

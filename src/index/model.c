@@ -1,0 +1,258 @@
+/* What a book knows of the retrieval index: read, and asked for codes and scores. */
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/status.h"
+#include "index/index.h"
+
+enum {
+    TILE = TKV_PAGE_TOKENS, /* codes */
+    MOST_ROWS = 64,
+    MOST_QUERIES = 16,
+    MOST_WEIGHT = 127 * 128, /* of a coefficient, in two planes of 8 bits */
+    DEFAULT_FAR = 2048
+};
+
+/* ---- a book's tensors ------------------------------------------------------------------------ */
+
+static bool find(const struct tkv_gguf *book, uint32_t layer, const char *what, char name[64],
+                 struct tkv_gguf_tensor *out)
+{
+    snprintf(name, 64, "qvq.blk.%u.%s", layer, what);
+    return tkv_gguf_tensor(book, name, out);
+}
+
+/* [columns][rows] of every head. */
+static tkv_status find_all(const struct tkv_gguf *book, uint32_t layer, uint32_t n_heads,
+                           const char *what, uint64_t rows, uint64_t columns,
+                           struct tkv_gguf_tensor *out, tkv_error *err)
+{
+    char name[64];
+    if (!find(book, layer, what, name, out))
+        return tkv_fail(err, TKV_ERR_CORRUPT, "a book without %s: make it anew", name);
+    if (out->dims[0] != columns || out->dims[1] != rows ||
+        out->n_values != rows * columns * n_heads)
+        return tkv_fail(err, TKV_ERR_CORRUPT,
+                        "%s is not %llu x %llu for each of %u heads: a book of another model", name,
+                        (unsigned long long)columns, (unsigned long long)rows, n_heads);
+    return TKV_OK;
+}
+
+static bool fits(uint64_t n_codes)
+{
+    return n_codes >= 16 && n_codes <= TKV_INDEX_MOST_CODES && n_codes % 16 == 0;
+}
+
+static tkv_status find_codes(const struct tkv_gguf *book, uint32_t layer, uint32_t n_heads,
+                             uint32_t head_dim, struct tkv_gguf_tensor *out, tkv_error *err)
+{
+    char name[64];
+    if (!find(book, layer, "codes", name, out))
+        return tkv_fail(err, TKV_ERR_CORRUPT, "a book without %s: make it anew", name);
+    if (out->type != TKV_GGUF_I8 || !fits(out->dims[1]))
+        return tkv_fail(err, TKV_ERR_CORRUPT,
+                        "%s is not of i8 with a multiple of 16 codes up to %d", name,
+                        TKV_INDEX_MOST_CODES);
+    return find_all(book, layer, n_heads, "codes", out->dims[1], head_dim, out, err);
+}
+
+static tkv_status find_floats(const struct tkv_gguf *book, uint32_t layer, uint32_t n_heads,
+                              const char *what, uint64_t rows, uint64_t columns,
+                              struct tkv_gguf_tensor *out, tkv_error *err)
+{
+    const tkv_status status = find_all(book, layer, n_heads, what, rows, columns, out, err);
+    if (status == TKV_OK && out->type != TKV_GGUF_F32 && out->type != TKV_GGUF_F16)
+        return tkv_fail(err, TKV_ERR_CORRUPT, "qvq.blk.%u.%s is not of f32 or f16", layer, what);
+    return status;
+}
+
+/* ---- room: of each head the mean, both matrices, norms and codes ------------------------------ */
+
+static size_t places(size_t n_codes)
+{
+    return (n_codes + TILE - 1) / TILE * TILE;
+}
+
+static size_t head_bytes(size_t n_codes, size_t D)
+{
+    return (D + 2 * D * D) * sizeof(float) + places(n_codes) * (sizeof(int32_t) + D);
+}
+
+size_t tkv_index_model_bytes(const struct tkv_gguf *book, uint32_t layer, uint32_t n_heads,
+                             uint32_t head_dim)
+{
+    struct tkv_gguf_tensor codes;
+    char name[64];
+    if (!find(book, layer, "codes", name, &codes))
+        return 0;
+    /* Of what does not fit, tkv_index_bind() says so. */
+    return n_heads * head_bytes(fits(codes.dims[1]) ? codes.dims[1] : 16, head_dim);
+}
+
+/* ---- binding ---------------------------------------------------------------------------------- */
+
+static tkv_status read_floats(const struct tkv_gguf_tensor *t, size_t head, size_t n, float *out,
+                              tkv_error *err)
+{
+    tkv_gguf_read_f32(t, head * n, n, out);
+    for (size_t i = 0; i < n; i++)
+        if (!(fabsf(out[i]) < 1e15f))
+            return tkv_fail(err, TKV_ERR_CORRUPT, "a book whose index holds %g", (double)out[i]);
+    return TKV_OK;
+}
+
+static tkv_status read_codes(const int8_t *rows, size_t n_codes, size_t D, uint8_t *tiles,
+                             int32_t *half, tkv_error *err)
+{
+    memset(tiles, 128, places(n_codes) * D);
+    for (size_t c = 0; c < places(n_codes); c++)
+        half[c] = TKV_INDEX_NEVER;
+    for (size_t c = 0; c < n_codes; c++) {
+        uint8_t *own = tiles + c / 16 * 16 * D + c % 16 * 4;
+        int32_t square = 0;
+        for (size_t d = 0; d < D; d++) {
+            const int32_t x = rows[c * D + d];
+            if (x == -128)
+                return tkv_fail(err, TKV_ERR_CORRUPT, "a book whose index has a code of -128");
+            own[d / 4 * 64 + d % 4] = (uint8_t)(x + 128);
+            square += x * x;
+        }
+        half[c] = square / 2;
+    }
+    return TKV_OK;
+}
+
+struct tensors {
+    struct tkv_gguf_tensor codes, to, ask, mean;
+};
+
+static tkv_status bind_head(const struct tensors *t, size_t head, uint32_t D, float far, void *room,
+                            struct tkv_index_model *m, tkv_error *err)
+{
+    const size_t n_codes = t->codes.dims[1], square = (size_t)D * D;
+    float *mean = room, *to = mean + D, *ask = to + square;
+    int32_t *half = (int32_t *)(void *)(ask + square);
+    uint8_t *tiles = (uint8_t *)(half + places(n_codes));
+    tkv_status status = read_floats(&t->mean, head, D, mean, err);
+    if (status == TKV_OK)
+        status = read_floats(&t->to, head, square, to, err);
+    if (status == TKV_OK)
+        status = read_floats(&t->ask, head, square, ask, err);
+    if (status == TKV_OK)
+        status = read_codes((const int8_t *)t->codes.data + head * n_codes * D, n_codes, D, tiles,
+                            half, err);
+    *m = (struct tkv_index_model){D, (uint32_t)n_codes, far, mean, to, ask, tiles, half};
+    return status;
+}
+
+tkv_status tkv_index_bind(const struct tkv_gguf *book, uint32_t layer, uint32_t n_heads,
+                          uint32_t head_dim, void *room, struct tkv_index_model *models,
+                          tkv_error *err)
+{
+    struct tensors t;
+    uint32_t far = DEFAULT_FAR;
+    if (head_dim == 0 || head_dim % 16 != 0 || head_dim > TKV_MAX_HEAD_DIM)
+        return tkv_fail(err, TKV_ERR_UNSUPPORTED,
+                        "an index of keys of %u values; a multiple of 16 up to %d can be indexed",
+                        head_dim, TKV_MAX_HEAD_DIM);
+    tkv_status status = find_codes(book, layer, n_heads, head_dim, &t.codes, err);
+    if (status == TKV_OK)
+        status = find_floats(book, layer, n_heads, "to", head_dim, head_dim, &t.to, err);
+    if (status == TKV_OK)
+        status = find_floats(book, layer, n_heads, "ask", head_dim, head_dim, &t.ask, err);
+    if (status == TKV_OK)
+        status = find_floats(book, layer, n_heads, "mean", 1, head_dim, &t.mean, err);
+    (void)tkv_gguf_u32(book, "qvq.far", &far);
+    for (size_t h = 0; h < n_heads && status == TKV_OK; h++)
+        status =
+            bind_head(&t, h, head_dim, (float)far,
+                      (uint8_t *)room + h * head_bytes(t.codes.dims[1], head_dim), &models[h], err);
+    return status;
+}
+
+/* ---- codes of keys ---------------------------------------------------------------------------- */
+
+/* Rounds to nearest even, within +-127; what is not a number becomes one. */
+static int8_t round_i8(float x)
+{
+    x = x > -127.0f ? x : -127.0f;
+    x = x < 127.0f ? x : 127.0f;
+    /* leaves an integer in the low bits */
+    const float y = x + 12582912.0f;
+    return (int8_t)(y - 12582912.0f);
+}
+
+void tkv_index_encode(const struct tkv_kernels *k, const struct tkv_index_model *m,
+                      const float *keys, size_t n, uint16_t *codes)
+{
+    enum {
+        AT_ONCE = 16 /* rows: what lies on the stack */
+    };
+    const uint32_t D = m->head_dim;
+    _Alignas(64) float x[AT_ONCE * TKV_MAX_HEAD_DIM], z[AT_ONCE * TKV_MAX_HEAD_DIM];
+    _Alignas(64) int8_t rows[MOST_ROWS * TKV_MAX_HEAD_DIM];
+    for (size_t first = 0; first < n; first += AT_ONCE) {
+        const size_t n_rows = n - first < AT_ONCE ? n - first : AT_ONCE;
+        for (size_t r = 0; r < n_rows; r++)
+            for (size_t d = 0; d < D; d++)
+                x[r * D + d] = keys[(first + r) * D + d] - m->mean[d];
+        k->basis(x, n_rows, D, m->to, z);
+        for (size_t i = 0; i < n_rows * D; i++)
+            rows[first * D + i] = round_i8(z[i]);
+    }
+    k->index_nearest(m->codes, m->half, (uint32_t)places(m->n_codes), D, rows, n, codes);
+}
+
+/* ---- scores of codes -------------------------------------------------------------------------- */
+
+/* Weights w in two planes of integers, w = (high * 128 + low) * the scale that is returned, 0 below
+ * 2^-100; a NaN or an infinity gives a scale that is one. */
+static float split(const float *w, uint32_t D, int8_t *high, int8_t *low)
+{
+    float most = 0, sum = 0;
+    for (uint32_t d = 0; d < D; d++) {
+        const float size = fabsf(w[d]);
+        most = size > most ? size : most;
+        sum += w[d] * 0.0f; /* a NaN if any of them is not finite */
+    }
+    const bool live = most >= 0x1p-100f && sum == 0.0f;
+    const float inverse = live ? MOST_WEIGHT / most : 0;
+    for (uint32_t d = 0; d < D; d++) {
+        const int32_t x = live ? (int32_t)(w[d] * inverse + 12582912.0f - 12582912.0f) : 0;
+        high[d] = (int8_t)((x + 64 + MOST_WEIGHT) / 128 - 127);
+        low[d] = (int8_t)(x - high[d] * 128);
+    }
+    return live ? most / MOST_WEIGHT : sum;
+}
+
+/* Of the n_codes codes of a tile; s: [2 n][64], the high planes first. */
+static void join(const int32_t *s, const float *scale, const float *bias, size_t n, size_t n_codes,
+                 float *table, size_t stride)
+{
+    for (size_t r = 0; r < n; r++) {
+        const int32_t *high = s + r * TILE, *low = s + (n + r) * TILE;
+        for (size_t c = 0; c < n_codes; c++)
+            table[r * stride + c] = (float)(high[c] * 128 + low[c]) * scale[r] + bias[r];
+    }
+}
+
+void tkv_index_table(const struct tkv_kernels *k, const struct tkv_index_model *m, const float *q,
+                     size_t n, float *table)
+{
+    const uint32_t D = m->head_dim;
+    _Alignas(64) float w[MOST_QUERIES * TKV_MAX_HEAD_DIM];
+    _Alignas(64) int8_t planes[2 * MOST_QUERIES * TKV_MAX_HEAD_DIM];
+    _Alignas(64) int32_t s[2 * MOST_QUERIES * TILE];
+    float scale[MOST_QUERIES], bias[MOST_QUERIES];
+    k->basis(q, n, D, m->ask, w);
+    k->dot(m->mean, q, D, (uint32_t)n, D, bias);
+    for (size_t r = 0; r < n; r++)
+        scale[r] = split(w + r * D, D, planes + r * D, planes + (n + r) * D);
+    struct tkv_ahead ahead = {(uintptr_t)m->codes + (size_t)TILE * D, n < 4 ? 64 : 256 / n};
+    for (size_t c = 0; c < m->n_codes; c += TILE) {
+        const size_t n_codes = m->n_codes - c < TILE ? m->n_codes - c : TILE;
+        k->score_i8(m->codes + c * D, planes, (uint32_t)(2 * n), D, s, &ahead);
+        join(s, scale, bias, n, n_codes, table + c, m->n_codes);
+    }
+}
