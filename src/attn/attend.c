@@ -56,23 +56,26 @@ static void strict_page(struct tkv_worker *w, size_t i_page, const struct tkv_co
     if (tkv_worker_mask(w, column_of(i_page), exact))
         tkv_worker_page(w, &(struct tkv_view){.page = shadow->page});
     if (tkv_worker_mask(w, column_of(i_page), coded))
-        tkv_worker_page(w, &(struct tkv_view){.page = shadow->page,
-                                              .coded = shadow->record,
-                                              .places = shadow->places,
-                                              .turn = shadow->turn});
+        tkv_worker_page(
+            w, &(struct tkv_view){.page = shadow->page,
+                                  .block = tkv_record_block(job->layer, shadow->record, w->head),
+                                  .places = shadow->places,
+                                  .turn = shadow->turn});
 }
 
 static void any_page(struct tkv_worker *w, size_t i_page, struct tkv_page *page)
 {
+    const struct tkv_layer *layer = w->job->layer;
     const bool sealed = page->state == TKV_PAGE_SEALED;
     uint64_t allow[TKV_BLOCK_ROWS];
     for (uint32_t i = 0; page->spanned && i < w->n_queries; i++)
         allow[i] = ~page->spanned;
     if (tkv_worker_mask(w, column_of(i_page), page->spanned ? allow : NULL))
-        tkv_worker_page(w, &(struct tkv_view){.page = page,
-                                              .coded = sealed ? page->record : NULL,
-                                              .places = page->places,
-                                              .turn = sealed ? page->turn : 0});
+        tkv_worker_page(
+            w, &(struct tkv_view){.page = page,
+                                  .block = sealed ? tkv_page_block(layer, page, w->head) : NULL,
+                                  .places = page->places,
+                                  .turn = sealed ? page->turn : 0});
 }
 
 /* acc[PLAIN] += what was summed up in the learned basis of a class. */

@@ -35,8 +35,8 @@ enum {
 
 /* A page as an item sees it: exact rows, coded bytes, or nothing (rows of zeros). */
 struct tkv_view {
-    const struct tkv_page *page; /* open rows, when it is open and `coded` is NULL */
-    uint8_t *coded;              /* sealed record */
+    const struct tkv_page *page; /* open rows, when it is open and `block` is NULL */
+    uint8_t *block;              /* coded, of the worker's head */
     const struct tkv_span *span; /* page i_page of it, instead of both */
     uint32_t i_page;
     const struct tkv_places *places;
@@ -49,7 +49,7 @@ static inline uint8_t tkv_view_class(const struct tkv_view *view)
 }
 static inline bool tkv_view_coded(const struct tkv_view *view)
 {
-    return view->coded || view->span;
+    return view->block || view->span;
 }
 
 struct tkv_attend_job {

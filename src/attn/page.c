@@ -31,9 +31,8 @@ void tkv_worker_look_ahead(struct tkv_worker *w, const struct tkv_page *page,
     const void *at = w->s;
     size_t bytes = 0;
     if (next && next->state == TKV_PAGE_SEALED) {
-        const size_t *page_at = layer->page_at[TKV_SPAN_TEXT] + 2 * (size_t)w->head;
-        at = tkv_sealed_page(layer, next->record, TKV_K, w->head);
-        bytes = page_at[2] - page_at[0];
+        at = tkv_page_block(layer, next, w->head);
+        bytes = tkv_block_bytes(layer, w->head);
     } else if (next && next->state == TKV_PAGE_OPEN) {
         at = tkv_open_rows(layer, next, TKV_K, w->head);
         bytes = T * layer->head_dim[TKV_K] * sizeof(uint16_t); /* V's lie elsewhere */
@@ -82,7 +81,7 @@ static uint8_t *coded_page(const struct tkv_worker *w, const struct tkv_view *vi
 {
     const struct tkv_layer *layer = w->job->layer;
     return view->span ? tkv_span_page(layer, view->span, kind, w->head, view->i_page)
-                      : tkv_sealed_page(layer, view->coded, kind, w->head);
+                      : tkv_block_page(layer, view->block, kind, w->head);
 }
 
 /* The f32 tile of a kind; a page that is neither open nor coded is zeros. */

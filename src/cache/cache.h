@@ -154,8 +154,15 @@ static inline struct tkv_open *tkv_open_info(const struct tkv_page *page)
 {
     return page->record;
 }
-/* Coded page of one head within a sealed record. */
-uint8_t *tkv_sealed_page(const struct tkv_layer *layer, void *record, tkv_kind kind, uint32_t head);
+/* A *block* is what a coded page is for one head: the bytes of its keys, then those of its values.
+ * That of a head within a record of all heads, and of a sealed page. */
+uint8_t *tkv_record_block(const struct tkv_layer *layer, void *record, uint32_t head);
+uint8_t *tkv_page_block(const struct tkv_layer *layer, const struct tkv_page *page, uint32_t head);
+/* Bytes of a head's blocks. */
+size_t tkv_block_bytes(const struct tkv_layer *layer, uint32_t head);
+/* The coded page of a kind within a head's block. */
+uint8_t *tkv_block_page(const struct tkv_layer *layer, uint8_t *block, tkv_kind kind,
+                        uint32_t head);
 /* Slots of an open page whose rows wait for their span to be complete. */
 static inline uint64_t tkv_page_waiting(const struct tkv_layer *layer, const struct tkv_page *page)
 {

@@ -26,9 +26,26 @@ uint16_t *tkv_open_rows(const struct tkv_layer *layer, const struct tkv_page *pa
     return (uint16_t *)(void *)(at + head * open_rows_bytes(layer, kind));
 }
 
-uint8_t *tkv_sealed_page(const struct tkv_layer *layer, void *record, tkv_kind kind, uint32_t head)
+uint8_t *tkv_record_block(const struct tkv_layer *layer, void *record, uint32_t head)
 {
-    return (uint8_t *)record + layer->page_at[TKV_SPAN_TEXT][2 * head + (kind == TKV_V)];
+    return (uint8_t *)record + layer->page_at[TKV_SPAN_TEXT][2 * (size_t)head];
+}
+
+uint8_t *tkv_page_block(const struct tkv_layer *layer, const struct tkv_page *page, uint32_t head)
+{
+    return tkv_record_block(layer, page->record, head);
+}
+
+size_t tkv_block_bytes(const struct tkv_layer *layer, uint32_t head)
+{
+    const size_t *at = layer->page_at[TKV_SPAN_TEXT] + 2 * (size_t)head;
+    return at[2] - at[0];
+}
+
+uint8_t *tkv_block_page(const struct tkv_layer *layer, uint8_t *block, tkv_kind kind, uint32_t head)
+{
+    const size_t *at = layer->page_at[TKV_SPAN_TEXT] + 2 * (size_t)head;
+    return block + (kind == TKV_V ? at[1] - at[0] : 0);
 }
 
 struct tkv_page *tkv_page_of(const struct tkv_layer *layer, int64_t slot, uint32_t *row,
@@ -80,7 +97,7 @@ static void decode_head_into(const tkv_cache *cache, const struct tkv_layer *lay
     const size_t D = layer->head_dim[kind];
     uint16_t *out = tkv_open_rows(layer, open, kind, head);
     const struct tkv_coded coded = {
-        .page = tkv_sealed_page(layer, sealed->record, kind, head),
+        .page = tkv_block_page(layer, tkv_page_block(layer, sealed, head), kind, head),
         .places = sealed->places,
         .turn = sealed->turn,
         .klass = TKV_SPAN_TEXT,

@@ -187,7 +187,7 @@ static void decode_in(const tkv_cache *cache, const struct tkv_layer *layer,
         return;
     }
     const struct tkv_coded coded = {
-        .page = tkv_sealed_page(layer, in->page->record, kind, head),
+        .page = tkv_block_page(layer, tkv_page_block(layer, in->page, head), kind, head),
         .places = in->page->places,
         .turn = in->page->turn,
         .klass = TKV_SPAN_TEXT,

@@ -49,7 +49,8 @@ static void code_item(void *arg, size_t item, uint32_t ith)
     const uint32_t head = (uint32_t)(item % per_page / 2);
     const tkv_kind kind = item % 2 ? TKV_V : TKV_K;
     const struct tkv_coded coded = {
-        .page = tkv_sealed_page(b->layer, coding->record, kind, head),
+        .page =
+            tkv_block_page(b->layer, tkv_record_block(b->layer, coding->record, head), kind, head),
         .places = coding->places,
         .turn = coding->turn,
         .klass = TKV_SPAN_TEXT,

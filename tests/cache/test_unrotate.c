@@ -173,7 +173,9 @@ static void check_unrotated(const struct fixture *f, uint32_t i_page)
     assert_int_equal(page->state, TKV_PAGE_SEALED);
     for (uint32_t head = 0; head < HEADS; head++) {
         const struct tkv_coded coded = {
-            .page = tkv_sealed_page(layer, page->record, TKV_K, head), .kind = TKV_K, .head = head};
+            .page = tkv_block_page(layer, tkv_page_block(layer, page, head), TKV_K, head),
+            .kind = TKV_K,
+            .head = head};
         tkv_decode_unrotated(f->cache, layer, &coded, rows);
         for (uint32_t t = 0; t < TKV_PAGE_TOKENS; t++)
             for (uint32_t c = 0; c < D; c++)
