@@ -34,11 +34,9 @@ extern const float tkv_trellis_unit[TKV_TRELLIS_BITS + 1];
 #define TKV_TRELLIS_FAR  128
 #define TKV_TRELLIS_LOST 40000
 
-/* Tokens that are searched together, and what the search needs for them: the cost of the best
- * stream to each window, and for each coefficient the bits that fell out of the best one. */
-#define TKV_TRELLIS_LANES 32
-#define TKV_TRELLIS_SCRATCH_BYTES                                                                  \
-    (TKV_TRELLIS_LANES * (TKV_TRELLIS_STATES * 3 + TKV_MAX_HEAD_DIM * (TKV_TRELLIS_STATES / 2)))
+/* What the search needs: for each coefficient its levels, and for each window that it keeps for one
+ * of 16 tokens where the best stream comes from; and the costs of the best streams. */
+#define TKV_TRELLIS_SCRATCH_BYTES (TKV_TRELLIS_STATES * (TKV_MAX_HEAD_DIM * (2 + 16 / 2) + 2 * 16))
 
 /* Bytes of a page's codes. */
 static inline size_t tkv_trellis_bytes(const uint8_t *bits, uint32_t D)
