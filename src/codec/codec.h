@@ -108,6 +108,12 @@ struct tkv_codec_ops {
      * ever of values. */
     void (*tile_i8)(const struct tkv_codec_env *env, const uint8_t *page, struct tkv_tile_buf *buf,
                     struct tkv_tile_i8 *out);
+    /* Row order, of codecs whose rows can be read one by one: the same page with the bytes of each
+     * token, page_bytes / 64, side by side. Row t goes to rows + t * stride. 64 rows make a page
+     * whichever pages they come from. Both or neither. */
+    void (*to_rows)(const struct tkv_codec_env *env, const uint8_t *page, uint8_t *rows,
+                    size_t stride);
+    void (*from_rows)(const struct tkv_codec_env *env, const uint8_t *const *rows, uint8_t *page);
     /* TKV_CAP_BOOK: fills a model of model_bytes from a book (TKV_CAP_BOOKLESS: or NULL); the bytes of a page, and of its codes
      * alone, with that model; its basis. page_bytes is what the largest model takes. */
     tkv_status (*bind)(const struct tkv_codec_env *env, const struct tkv_gguf *book,

@@ -39,6 +39,22 @@ static void f16_tile(const struct tkv_codec_env *env, const uint8_t *page, float
         f16_decode(env, page, tile);
 }
 
+/* Pages are in row order as they are. */
+static void to_rows(const struct tkv_codec_env *env, const uint8_t *page, uint8_t *rows,
+                    size_t stride)
+{
+    const size_t bytes = 2 * (size_t)env->head_dim;
+    for (size_t t = 0; t < TKV_PAGE_TOKENS; t++)
+        memcpy(rows + t * stride, page + t * bytes, bytes);
+}
+
+static void from_rows(const struct tkv_codec_env *env, const uint8_t *const *rows, uint8_t *page)
+{
+    const size_t bytes = 2 * (size_t)env->head_dim;
+    for (size_t t = 0; t < TKV_PAGE_TOKENS; t++)
+        memcpy(page + t * bytes, rows[t], bytes);
+}
+
 static void bf16_encode(const struct tkv_codec_env *env, float *x, uint64_t valid, uint8_t *page,
                         void *scratch)
 {
@@ -70,6 +86,8 @@ const struct tkv_codec_ops tkv_codec_f16 = {
     .encode = f16_encode,
     .decode = f16_decode,
     .tile_f32 = f16_tile,
+    .to_rows = to_rows,
+    .from_rows = from_rows,
 };
 
 const struct tkv_codec_ops tkv_codec_bf16 = {
@@ -82,4 +100,6 @@ const struct tkv_codec_ops tkv_codec_bf16 = {
     .page_bytes = page_bytes,
     .encode = bf16_encode,
     .decode = bf16_decode,
+    .to_rows = to_rows,
+    .from_rows = from_rows,
 };

@@ -8,6 +8,7 @@
 
 #include "base/half.h"
 #include "codec/codec.h"
+#include "codec/scaled_rows.h"
 
 #define TOKENS TKV_PAGE_TOKENS
 
@@ -111,6 +112,17 @@ static void tile_i8(const struct tkv_codec_env *env, const uint8_t *page, struct
     read_scales(env, page, buf->scale);
 }
 
+static void to_rows(const struct tkv_codec_env *env, const uint8_t *page, uint8_t *rows,
+                    size_t stride)
+{
+    tkv_scaled_to_rows(env, 8, page, rows, stride);
+}
+
+static void from_rows(const struct tkv_codec_env *env, const uint8_t *const *rows, uint8_t *page)
+{
+    tkv_scaled_from_rows(env, 8, rows, page);
+}
+
 const struct tkv_codec_ops tkv_codec_q8 = {
     .name = "q8",
     .summary = "rotation and 8-bit codes, one scale a row",
@@ -124,4 +136,6 @@ const struct tkv_codec_ops tkv_codec_q8 = {
     .encode = encode,
     .decode = decode,
     .tile_i8 = tile_i8,
+    .to_rows = to_rows,
+    .from_rows = from_rows,
 };

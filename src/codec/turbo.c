@@ -19,6 +19,7 @@
 #include "base/bits.h"
 #include "base/half.h"
 #include "codec/codec.h"
+#include "codec/scaled_rows.h"
 #include "format/turbo.h"
 
 #define TOKENS TKV_PAGE_TOKENS
@@ -335,6 +336,16 @@ static void tile_i8(const struct tkv_codec_env *env, uint32_t bits, const uint8_
     {                                                                                              \
         tile_i8(env, bits, page, buf, out);                                                        \
     }                                                                                              \
+    static void to_rows_##bits(const struct tkv_codec_env *env, const uint8_t *page,               \
+                               uint8_t *rows, size_t stride)                                       \
+    {                                                                                              \
+        tkv_scaled_to_rows(env, bits, page, rows, stride);                                         \
+    }                                                                                              \
+    static void from_rows_##bits(const struct tkv_codec_env *env, const uint8_t *const *rows,      \
+                                 uint8_t *page)                                                    \
+    {                                                                                              \
+        tkv_scaled_from_rows(env, bits, rows, page);                                               \
+    }                                                                                              \
     const struct tkv_codec_ops tkv_codec_turbo##bits = {                                           \
         .name = "turbo" #bits,                                                                     \
         .summary = "rotation and Lloyd-Max codes of " #bits " bits, norms kept",                   \
@@ -348,6 +359,8 @@ static void tile_i8(const struct tkv_codec_env *env, uint32_t bits, const uint8_
         .encode = encode_##bits,                                                                   \
         .decode = decode_##bits,                                                                   \
         .tile_i8 = tile_i8_##bits,                                                                 \
+        .to_rows = to_rows_##bits,                                                                 \
+        .from_rows = from_rows_##bits,                                                             \
     }
 
 #define TURBO_CENTRED(bits, wire_id)                                                               \

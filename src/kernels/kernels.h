@@ -146,6 +146,15 @@ struct tkv_kernels {
     /* An i8 tile of keys to an f32 tile: (code - 128) * scale[t]. Both aligned. */
     void (*tile_k_to_f32)(const uint8_t *tile, uint32_t D, const float *scale, float *out);
 
+    /* --- row order (format/row_order.h) --- */
+    /* The codes of 64 rows to a page's codes in tile order. bits: 8 (an i8 tile), or those of turbo
+     * codes: 4, 3, 2. Rows may lie anywhere, at any alignment. */
+    void (*order_tile)(const uint8_t *const *rows, uint32_t D, tkv_kind kind, uint32_t bits,
+                       uint8_t *codes);
+    /* And back: row t goes to rows + t * stride. */
+    void (*order_rows)(const uint8_t *codes, uint32_t D, tkv_kind kind, uint32_t bits,
+                       uint8_t *rows, size_t stride);
+
     /* --- turbo: Lloyd-Max codes of 4, 3 or 2 bits (format/turbo.h) --- */
     /* Page codes to an i8 tile of the kind. bits: 2, 3 or 4. */
     void (*turbo_tile_k)(const uint8_t *codes, uint32_t D, uint32_t bits, uint8_t *tile,

@@ -297,12 +297,57 @@ static void other_codecs_hardly_drift(void **state)
     free(first);
 }
 
+/* Row order loses nothing, and rows of several pages make one that decodes to those rows. */
+static void rows_make_pages(void **state)
+{
+    (void)state;
+    struct test_level levels[MAX_LEVELS];
+    const size_t n_levels = test_levels(levels);
+    FOR_EACH_CODEC(ops)
+    for (size_t i = 0; ops->to_rows && i < N_TEST_DIMS * 2 * n_levels; i++) {
+        const tkv_kind kind = i % 2 ? TKV_V : TKV_K;
+        const uint32_t D = test_dims[i / 2 % N_TEST_DIMS];
+        struct test_page a, b;
+        test_page_init(&a, ops, &levels[i / 2 / N_TEST_DIMS].kernels, D, kind);
+        test_page_init(&b, ops, &levels[i / 2 / N_TEST_DIMS].kernels, D, kind);
+        const size_t row_bytes = a.bytes / TOKENS, stride = row_bytes + 5;
+        uint8_t *rows = malloc(2 * TOKENS * stride), *page = malloc(a.bytes);
+        const uint8_t *at[TOKENS];
+        assert_int_equal(a.bytes % TOKENS, 0);
+        for (int half = 0; half < 2; half++) {
+            struct test_page *p = half ? &b : &a;
+            test_rows(p->x, D, ROWS_SCALES, 3 + (uint64_t)half);
+            test_encode(p, p->x, ALL_TOKENS);
+            test_decode(p);
+            ops->to_rows(&p->env, p->page, rows + (size_t)half * TOKENS * stride, stride);
+        }
+        for (size_t t = 0; t < TOKENS; t++)
+            at[t] = rows + t * stride;
+        ops->from_rows(&a.env, at, page);
+        assert_memory_equal(page, a.page, a.bytes);
+        for (size_t t = 0; t < TOKENS; t++)
+            at[t] = rows + 37 * t % (2 * TOKENS) * stride;
+        ops->from_rows(&a.env, at, a.page);
+        float *first = malloc(a.n * sizeof *first);
+        memcpy(first, a.y, a.n * sizeof *first);
+        test_decode(&a);
+        for (size_t t = 0; t < TOKENS; t++) {
+            const size_t from = 37 * t % (2 * TOKENS);
+            const float *want = from < TOKENS ? first + from * D : b.y + (from - TOKENS) * D;
+            assert_memory_equal(a.y + t * D, want, D * sizeof *want);
+        }
+        free(first), free(rows), free(page);
+        test_page_free(&a), test_page_free(&b);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(registry),
         cmocka_unit_test(same_on_every_level),
         cmocka_unit_test(tiles_are_decoded_pages),
+        cmocka_unit_test(rows_make_pages),
         cmocka_unit_test(absent_tokens),
         cmocka_unit_test(any_bytes),
         cmocka_unit_test(idempotent_codecs_do_not_drift),

@@ -69,7 +69,7 @@ static void check_quantize(struct check *c, struct rows_args *a, int fill)
     check_true(c, "quantize_rows_i8", what, right);
 }
 
-static void check_order(struct check *c, struct rows_args *a, tkv_kind kind)
+static void check_tile_order(struct check *c, struct rows_args *a, tkv_kind kind)
 {
     static uint8_t want[64 * 512];
     const size_t D = a->D, n = 64 * D;
@@ -135,8 +135,8 @@ void check_rows(struct check *c)
             check_statistics(c, &a, fill);
             check_quantize(c, &a, fill);
         }
-        check_order(c, &a, TKV_K);
-        check_order(c, &a, TKV_V);
+        check_tile_order(c, &a, TKV_K);
+        check_tile_order(c, &a, TKV_V);
         if (c->bench && a.D == 128) {
             a.k = &c->now;
             check_bench(c, "row_sum_sq", "D=128", bench_sum_sq, &a);

@@ -5,6 +5,7 @@
 #include <math.h>
 
 #include "kernels/kernels.h"
+#include "kernels/x86/cells_avx2.h"
 
 #define TOKENS TKV_PAGE_TOKENS
 
@@ -69,23 +70,6 @@ static void quantize_rows_i8_avx2(const float *restrict x, const float *restrict
     }
 }
 
-/* Transposes 4 x 4 cells of 32 bits. Its own inverse. */
-static inline void transpose_cells(__m128i v[4])
-{
-    const __m128i a = _mm_unpacklo_epi32(v[0], v[1]), b = _mm_unpackhi_epi32(v[0], v[1]);
-    const __m128i c = _mm_unpacklo_epi32(v[2], v[3]), d = _mm_unpackhi_epi32(v[2], v[3]);
-    v[0] = _mm_unpacklo_epi64(a, c);
-    v[1] = _mm_unpackhi_epi64(a, c);
-    v[2] = _mm_unpacklo_epi64(b, d);
-    v[3] = _mm_unpackhi_epi64(b, d);
-}
-
-/* Byte 4 * i + j to byte 4 * j + i: a cell of four channels by four tokens either way round. */
-static inline __m128i transpose_bytes(__m128i v)
-{
-    return _mm_shuffle_epi8(v, _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
-}
-
 static inline void load_four(__m128i v[4], const uint8_t *p, size_t step)
 {
     for (size_t i = 0; i < 4; i++)
@@ -99,14 +83,14 @@ static void rows_to_tile_avx2(const uint8_t *restrict rows, uint32_t D, tkv_kind
         for (size_t d = 0; d < D; d += 16) {
             __m128i v[4];
             load_four(v, rows + t * D + d, D);
-            transpose_cells(v); /* v[i]: cell i of four dims, of tokens t..t+3 */
+            tkv_transpose_cells(v); /* v[i]: cell i of four dims, of tokens t..t+3 */
             for (size_t i = 0; i < 4; i++) {
                 if (kind == TKV_K)
                     _mm_storeu_si128(
                         (__m128i *)(tile + t / 16 * 16 * D + (d + 4 * i) * 16 + t % 16 * 4), v[i]);
                 else
                     _mm_storeu_si128((__m128i *)(tile + t * D + (d + 4 * i) * 4),
-                                     transpose_bytes(v[i]));
+                                     tkv_transpose_bytes(v[i]));
             }
         }
 }
@@ -133,8 +117,8 @@ static void tile_to_rows_avx2(const uint8_t *restrict tile, uint32_t D, tkv_kind
             else
                 load_four(v, tile + t * D + d * 4, 16);
             for (size_t i = 0; i < 4; i++)
-                v[i] = kind == TKV_K ? _mm_xor_si128(v[i], flip) : transpose_bytes(v[i]);
-            transpose_cells(v);
+                v[i] = kind == TKV_K ? _mm_xor_si128(v[i], flip) : tkv_transpose_bytes(v[i]);
+            tkv_transpose_cells(v);
             for (size_t i = 0; i < 4; i++)
                 store_row(x + (t + i) * D + d, v[i], scale[t + i]);
         }

@@ -5,6 +5,7 @@
 #include <math.h>
 
 #include "kernels/kernels.h"
+#include "kernels/x86/cells_avx512.h"
 
 #define TOKENS TKV_PAGE_TOKENS
 
@@ -56,19 +57,6 @@ static void quantize_rows_i8_avx512(const float *restrict x, const float *restri
     }
 }
 
-/* Four registers of four rows of 16 bytes each: 128-bit lane l of v[a] is row 4 * l + a.
- * Transposing the 4 x 4 cells of 32 bits within lanes makes cell t of v[i] row t's cell i. Its own
- * inverse. */
-static inline void transpose_cells(__m512i v[4])
-{
-    const __m512i a = _mm512_unpacklo_epi32(v[0], v[1]), b = _mm512_unpackhi_epi32(v[0], v[1]);
-    const __m512i c = _mm512_unpacklo_epi32(v[2], v[3]), d = _mm512_unpackhi_epi32(v[2], v[3]);
-    v[0] = _mm512_unpacklo_epi64(a, c);
-    v[1] = _mm512_unpackhi_epi64(a, c);
-    v[2] = _mm512_unpacklo_epi64(b, d);
-    v[3] = _mm512_unpackhi_epi64(b, d);
-}
-
 /* Lane l is the 16 bytes at rows + l * step. */
 static inline __m512i load_lanes(const uint8_t *rows, size_t step)
 {
@@ -78,23 +66,10 @@ static inline __m512i load_lanes(const uint8_t *rows, size_t step)
     return _mm512_inserti32x4(y, _mm_loadu_si128((const __m128i *)(rows + 3 * step)), 3);
 }
 
-/* Byte 4 * i + j of a V tile's cell group is byte 16 * j + i of four rows, and the other way round.
- * */
-static inline __m512i interleave_index(int inverse)
-{
-    _Alignas(64) uint8_t index[64];
-    for (int i = 0; i < 16; i++)
-        for (int j = 0; j < 4; j++) {
-            const int tile = 4 * i + j, row = 16 * j + i;
-            index[inverse ? row : tile] = (uint8_t)(inverse ? tile : row);
-        }
-    return _mm512_load_si512(index);
-}
-
 static void rows_to_tile_avx512(const uint8_t *restrict rows, uint32_t D, tkv_kind kind,
                                 uint8_t *restrict tile)
 {
-    const __m512i index = interleave_index(0);
+    const __m512i index = tkv_interleave_index(0);
     if (kind == TKV_V) {
         for (size_t t = 0; t < TOKENS; t += 4)
             for (size_t d = 0; d < D; d += 16, tile += 64)
@@ -107,7 +82,7 @@ static void rows_to_tile_avx512(const uint8_t *restrict rows, uint32_t D, tkv_ki
             __m512i v[4];
             for (size_t a = 0; a < 4; a++)
                 v[a] = load_lanes(rows + (t + a) * D + d, 4 * (size_t)D);
-            transpose_cells(v);
+            tkv_transpose_cells(v);
             for (size_t i = 0; i < 4; i++)
                 _mm512_storeu_si512(tile + 64 * i, v[i]);
         }
@@ -128,7 +103,7 @@ static inline void store_lanes(__m512i v, const float *scale, size_t scale_step,
 static void tile_to_rows_avx512(const uint8_t *restrict tile, uint32_t D, tkv_kind kind,
                                 const float *restrict scale, float *restrict x)
 {
-    const __m512i index = interleave_index(1), flip = _mm512_set1_epi8((char)0x80);
+    const __m512i index = tkv_interleave_index(1), flip = _mm512_set1_epi8((char)0x80);
     if (kind == TKV_V) {
         for (size_t t = 0; t < TOKENS; t += 4)
             for (size_t d = 0; d < D; d += 16, tile += 64) {
@@ -142,7 +117,7 @@ static void tile_to_rows_avx512(const uint8_t *restrict tile, uint32_t D, tkv_ki
             __m512i v[4];
             for (size_t i = 0; i < 4; i++)
                 v[i] = _mm512_xor_si512(_mm512_loadu_si512(tile + 64 * i), flip);
-            transpose_cells(v);
+            tkv_transpose_cells(v);
             for (size_t a = 0; a < 4; a++)
                 store_lanes(v[a], scale + t + a, 4, x + (t + a) * D + d, 4 * (size_t)D);
         }
