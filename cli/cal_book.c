@@ -16,10 +16,16 @@ struct entry {
     void *data;
 };
 
+struct number {
+    const char *key;
+    uint32_t value;
+};
+
 struct cal_book {
     const struct calibration *calibration;
     struct entry *entries;
-    size_t n;
+    struct number *numbers;
+    size_t n, n_numbers;
 };
 
 static bool has_axes(const struct graph_rope *r)
@@ -66,6 +72,7 @@ void cal_book_free(struct cal_book *b)
     for (size_t i = 0; i < b->n; i++)
         free(b->entries[i].data);
     free(b->entries);
+    free(b->numbers);
     free(b);
 }
 
@@ -83,6 +90,12 @@ void cal_book_add(struct cal_book *b, enum ggml_type type, const int64_t ne[3], 
     va_start(args, name);
     vsnprintf(e->name, sizeof(e->name), name, args);
     va_end(args);
+}
+
+void cal_book_set(struct cal_book *b, const char *key, uint32_t value)
+{
+    b->numbers = cli_grow(b->numbers, b->n_numbers + 1, sizeof(*b->numbers));
+    b->numbers[b->n_numbers++] = (struct number){key, value};
 }
 
 static void set_hash(const struct llama_api *api, struct gguf_context *gguf, const char *key,
@@ -111,6 +124,8 @@ static void fill(const struct cal_book *b, struct gguf_context *gguf, struct ggm
     api->gguf_set_val_u32(gguf, "book.version", 1);
     api->gguf_set_val_u32(gguf, "book.rope_halves", pairs_halves(c));
     set_fingerprint(api, gguf, &c->fingerprint);
+    for (size_t i = 0; i < b->n_numbers; i++)
+        api->gguf_set_val_u32(gguf, b->numbers[i].key, b->numbers[i].value);
     for (size_t i = 0; i < b->n; i++) {
         const struct entry *e = &b->entries[i];
         struct ggml_tensor *t = api->ggml_new_tensor_3d(ctx, e->type, e->ne[0], e->ne[1], e->ne[2]);

@@ -8,6 +8,7 @@ static const struct cal_trainer trainers[] = {
     {"rvq", "codebooks of rvq8, rvq6 and rvq4", cal_train_rvq},
     {"cq", "codebooks of cq4 and cq8", cal_train_cq},
     {"cq-weighted", "the same, where rows count by what their errors cost", cal_train_cq_weighted},
+    {"index", "codes of the retrieval index", cal_train_index},
 };
 
 const struct cal_trainer *cal_trainer(const char *name)

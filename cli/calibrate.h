@@ -77,6 +77,7 @@ struct calibration {
     size_t n_layers;
     struct tightkv_ggml_fingerprint fingerprint;
     uint64_t seed;
+    uint32_t index_codes;
     size_t n_done; /* steps: units read, then layers whose size was measured */
     struct cal_stats *stats;
 };
@@ -204,6 +205,9 @@ void cal_book_free(struct cal_book *b);
 void cal_book_add(struct cal_book *b, enum ggml_type type, const int64_t ne[3], const void *data,
                   const char *name, ...) CLI_PRINTF(5, 6);
 
+/* Adds a number; the key is borrowed. */
+void cal_book_set(struct cal_book *b, const char *key, uint32_t value);
+
 /* Written beside `path` first, then renamed. */
 int cal_book_write(const struct cal_book *b, const char *path);
 
@@ -231,5 +235,10 @@ int cal_train_rvq(const struct calibration *c, struct cal_book *book);
 /* All rows count alike, which left less error where it was tried; or by what their errors cost. */
 int cal_train_cq(const struct calibration *c, struct cal_book *book);
 int cal_train_cq_weighted(const struct calibration *c, struct cal_book *book);
+
+/* ---- cal_index.c ------------------------------------------------------------------------------ */
+
+/* c->index_codes for every head. */
+int cal_train_index(const struct calibration *c, struct cal_book *book);
 
 #endif

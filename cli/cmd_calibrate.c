@@ -12,6 +12,8 @@ struct options {
     const char *visual, *visual_items, *out, *stats;
     int64_t n_tokens; /* 0: not given */
     int64_t seed;
+    bool index;
+    int64_t index_codes;
 };
 
 enum {
@@ -21,12 +23,13 @@ enum {
 static const char about[] =
     "Runs texts through a model and writes a book: bases in which keys and values take few bits,\n"
     "and which error costs how much. It serves all codecs tight4 to tight0.7; --train rvq or cq\n"
-    "puts in the codebooks of rvq8, rvq6 and rvq4, or of cq4 and cq8.\n"
+    "puts in the codebooks of rvq8, rvq6 and rvq4, or of cq4 and cq8, --index those of the\n"
+    "retrieval index.\n"
     "Cut short, the same command goes on where it was.";
 
 static int parse(struct options *o, int argc, char **argv)
 {
-    *o = (struct options){.seed = 1};
+    *o = (struct options){.seed = 1, .index_codes = 4096};
     const struct cli_option options[] = {
         {"text", 0, CLI_LIST, &o->texts, "FILE", "text to learn from; may be given again", 0, 0,
          false},
@@ -38,7 +41,10 @@ static int parse(struct options *o, int argc, char **argv)
         {"tokens", 0, CLI_COUNT, &o->n_tokens, "N", "tokens to learn from (65536, or all)", 1,
          1 << 24, false},
         {"train", 0, CLI_LIST, &o->trainers, "LIST",
-         "what to train: tight (the default), rvq, cq, cq-weighted", 0, 0, true},
+         "what to train: tight (the default), rvq, cq, cq-weighted, index", 0, 0, true},
+        {"index", 0, CLI_FLAG, &o->index, NULL, "train the retrieval index too", 0, 0, false},
+        {"index-codes", 0, CLI_COUNT, &o->index_codes, "N", "its codes for every head (4096)", 16,
+         32768, false},
         {"stats", 0, CLI_TEXT, &o->stats, "FILE", "keep the statistics, for other trainers", 0, 0,
          false},
         {"seed", 's', CLI_COUNT, &o->seed, "N", "of all random numbers (1)", 0, INT64_MAX, false},
@@ -58,6 +64,9 @@ static int parse(struct options *o, int argc, char **argv)
         if (!cal_trainer(o->trainers.items[i]))
             return -1 - cli_misuse("calibrate", "--train %s: there is no such trainer",
                                    o->trainers.items[i]);
+    if (o->index_codes % 16 != 0)
+        return -1 - cli_misuse("calibrate", "--index-codes %lld: give a multiple of 16",
+                               (long long)o->index_codes);
     return first;
 }
 
@@ -149,6 +158,14 @@ static int learn(struct calibration *c, const struct options *o, const struct ha
 
 /* ---- training ------------------------------------------------------------------------------- */
 
+static bool names_index(const struct options *o)
+{
+    for (size_t i = 0; i < o->trainers.n; i++)
+        if (strcmp(o->trainers.items[i], "index") == 0)
+            return true;
+    return false;
+}
+
 static int train(const struct calibration *c, const struct options *o)
 {
     struct cal_book *book = cal_book_new(c);
@@ -157,6 +174,8 @@ static int train(const struct calibration *c, const struct options *o)
         rc = cal_train_tight(c, book);
     for (size_t i = 0; i < o->trainers.n && rc == CLI_OK; i++)
         rc = cal_trainer(o->trainers.items[i])->train(c, book);
+    if (rc == CLI_OK && o->index && !names_index(o))
+        rc = cal_train_index(c, book);
     if (rc == CLI_OK)
         rc = cal_book_write(book, o->out);
     cal_book_free(book);
@@ -198,7 +217,8 @@ int cmd_calibrate(int argc, char **argv)
     }
     struct cli_llama llama;
     struct session session = {0};
-    struct calibration c = {.session = &session, .seed = (uint64_t)o.seed};
+    struct calibration c = {
+        .session = &session, .seed = (uint64_t)o.seed, .index_codes = (uint32_t)o.index_codes};
     struct model_layers layers = {0};
     struct harden_file file = {0};
     tkv_error err;
