@@ -9,9 +9,9 @@
 #include "base/compiler.h"
 #include "kernels/kernels.h"
 
-#define TKV_BASIS_LANES 32
+#define TKV_BASIS_LANES 64 /* at most */
 
-/* `n_rows` rows by 32 outputs, kept in registers. */
+/* `n_rows` rows by `lanes` outputs. Literals: then the sums stay in registers. */
 TKV_INLINE void tkv_basis_block(const float *restrict x, uint32_t n_rows, uint32_t D, size_t lanes,
                                 const float *restrict m, float *restrict y)
 {
@@ -24,24 +24,24 @@ TKV_INLINE void tkv_basis_block(const float *restrict x, uint32_t n_rows, uint32
         memcpy(y + (size_t)r * D, sum[r], lanes * sizeof(float));
 }
 
-TKV_INLINE void tkv_basis_rows(const float *restrict x, uint32_t n_rows, uint32_t D,
+TKV_INLINE void tkv_basis_rows(const float *restrict x, uint32_t n_rows, uint32_t D, size_t lanes,
                                const float *restrict m, float *restrict y)
 {
-    uint32_t j = 0;
-    for (; j + TKV_BASIS_LANES <= D; j += TKV_BASIS_LANES)
-        tkv_basis_block(x, n_rows, D, TKV_BASIS_LANES, m + j, y + j);
-    if (j < D)
+    size_t j = 0;
+    for (; j + lanes <= D; j += lanes)
+        tkv_basis_block(x, n_rows, D, lanes, m + j, y + j);
+    for (; j < D; j += 16)
         tkv_basis_block(x, n_rows, D, 16, m + j, y + j);
 }
 
-TKV_INLINE void tkv_basis_all(const float *restrict x, size_t n, uint32_t D,
+TKV_INLINE void tkv_basis_all(const float *restrict x, size_t n, uint32_t D, size_t lanes,
                               const float *restrict m, float *restrict y)
 {
     size_t r = 0;
     for (; r + 4 <= n; r += 4)
-        tkv_basis_rows(x + r * D, 4, D, m, y + r * D);
+        tkv_basis_rows(x + r * D, 4, D, lanes, m, y + r * D);
     for (; r < n; r++)
-        tkv_basis_rows(x + r * D, 1, D, m, y + r * D);
+        tkv_basis_rows(x + r * D, 1, D, lanes, m, y + r * D);
 }
 
 TKV_INLINE void tkv_turn_pairs(float *restrict x, uint32_t step, uint32_t apart, uint32_t n_pairs,

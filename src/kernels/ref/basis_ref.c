@@ -5,7 +5,7 @@ void tkv_basis_ref(struct tkv_kernels *k);
 
 static void basis_ref(const float *x, size_t n, uint32_t D, const float *m, float *y)
 {
-    tkv_basis_all(x, n, D, m, y);
+    tkv_basis_all(x, n, D, 32, m, y);
 }
 
 static void turn_ref(float *x, size_t n, uint32_t D, uint32_t half, uint32_t n_pairs,

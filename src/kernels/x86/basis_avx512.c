@@ -8,7 +8,7 @@ void tkv_basis_avx512(struct tkv_kernels *k);
 
 static void basis_avx512(const float *x, size_t n, uint32_t D, const float *m, float *y)
 {
-    tkv_basis_all(x, n, D, m, y);
+    tkv_basis_all(x, n, D, 64, m, y);
 }
 
 /* Even lanes a * c - b * s, odd ones a * s + b * c; sums commute. */
