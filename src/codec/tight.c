@@ -148,20 +148,12 @@ static void normalise(const struct tkv_tight *m, uint32_t D, const float *rows, 
 }
 
 /* The gains that fit best, over weighted errors. */
-static void fit(const struct tkv_tight *m, uint32_t D, const float *rows, const uint8_t *windows,
+static void fit(const struct tkv_codec_env *env, const float *rows, const uint8_t *windows,
                 uint8_t gains[T])
 {
-    float product[T] = {0}, square[T] = {0};
-    for (uint32_t d = 0; d < D; d++, rows += T, windows += T) {
-        const int8_t *levels = tkv_trellis_levels[m->bits[d]];
-        float level[T];
-        for (uint32_t t = 0; t < T; t++)
-            level[t] = (float)levels[windows[t]];
-        for (uint32_t t = 0; t < T; t++) {
-            product[t] += m->weight[d] * rows[t] * level[t];
-            square[t] += m->weight[d] * level[t] * level[t];
-        }
-    }
+    const struct tkv_tight *m = env->model;
+    float product[T], square[T];
+    env->kernels->trellis_fit(rows, windows, m->bits, m->weight, env->head_dim, product, square);
     for (uint32_t t = 0; t < T; t++)
         gains[t] = gain_code(m, square[t] > 0 ? product[t] / (square[t] * TKV_TRELLIS_STEP) : 0.0f);
 }
@@ -192,7 +184,7 @@ static void encode(const struct tkv_codec_env *env, float *x, uint64_t valid, ui
     turn_around(m, D, x, s->rows);
     normalise(m, D, s->rows, s->columns);
     env->kernels->trellis_codes(s->columns, m->bits, m->reach, D, s->windows, s->search);
-    fit(m, D, s->rows, s->windows, page);
+    fit(env, s->rows, s->windows, page);
     for (uint32_t t = 0; t < T; t++)
         page[t] = valid >> t & 1 ? page[t] : 0;
     pack(m, D, s->windows, page + T);

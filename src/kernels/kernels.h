@@ -204,6 +204,10 @@ struct tkv_kernels {
      * aligned. */
     void (*trellis_codes)(const float *x, const uint8_t *bits, const float *reach, uint32_t D,
                           uint8_t *windows, void *scratch);
+    /* product[t] = sum_d weight[d] * x[d][t] * level, square[t] = sum_d weight[d] * level * level,
+     * level that of windows[d][t]; from the left, d ascending. */
+    void (*trellis_fit)(const float *x, const uint8_t *windows, const uint8_t *bits,
+                        const float *weight, uint32_t D, float *product, float *square);
 
     /* --- rvq: residual codebooks of 8-bit values (format/rvq.h) --- */
     /* For each residual r[i], i < n (a multiple of 4), and each class j of TKV_RVQ_CLASSES: of the

@@ -119,6 +119,23 @@ TKV_INLINE void tkv_trellis_search_lanes(struct tkv_trellis_search *s, const flo
     tkv_trellis_back(s, bits, D, last[0], windows);
 }
 
+TKV_INLINE void tkv_trellis_fit_all(const float *restrict x, const uint8_t *restrict windows,
+                                    const uint8_t *bits, const float *weight, uint32_t D,
+                                    float *restrict product, float *restrict square)
+{
+    memset(product, 0, TKV_PAGE_TOKENS * sizeof *product);
+    memset(square, 0, TKV_PAGE_TOKENS * sizeof *square);
+    for (uint32_t d = 0; d < D; d++, x += TKV_PAGE_TOKENS, windows += TKV_PAGE_TOKENS) {
+        float level[TKV_PAGE_TOKENS];
+        for (uint32_t t = 0; t < TKV_PAGE_TOKENS; t++)
+            level[t] = (float)tkv_trellis_levels[bits[d]][windows[t]];
+        for (uint32_t t = 0; t < TKV_PAGE_TOKENS; t++) {
+            product[t] += weight[d] * x[t] * level[t];
+            square[t] += weight[d] * level[t] * level[t];
+        }
+    }
+}
+
 TKV_INLINE void tkv_trellis_search_all(const float *x, const uint8_t *bits, const float *reach,
                                        uint32_t D, uint8_t *windows, void *scratch,
                                        tkv_trellis_choose *choose)

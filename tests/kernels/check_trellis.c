@@ -135,6 +135,35 @@ static void check_search(struct check *c, uint32_t D, void *scratch, int fill)
     free(want);
 }
 
+static void check_fit(struct check *c, uint32_t D, int fill)
+{
+    const size_t n = (size_t)64 * D;
+    uint8_t bits[512], *windows = check_alloc(n, 1);
+    float *x = check_alloc(n, 4), *weight = check_alloc(D, 4);
+    float *got = check_alloc(2 * 64, 4), want[2 * 64];
+    char what[48];
+    snprintf(what, sizeof what, "D=%u %s", D, check_fill_name(fill));
+    random_bits(c, bits, D);
+    check_fill_bytes(c, windows, n);
+    check_fill(c, x, n, fill);
+    check_fill(c, weight, D, FILL_UNIFORM);
+    c->ref.trellis_fit(x, windows, bits, weight, D, want, want + 64);
+    c->now.trellis_fit(x, windows, bits, weight, D, got, got + 64);
+    check_f32(c, "trellis_fit", what, got, want, 2 * 64);
+    for (uint32_t t = 0; fill == FILL_UNIFORM && t < 64; t += 21) {
+        double product = 0, square = 0;
+        for (uint32_t d = 0; d < D; d++) {
+            const double level = tkv_trellis_levels[bits[d]][windows[d * 64 + t]];
+            product += (double)weight[d] * (double)x[d * 64 + t] * level;
+            square += (double)weight[d] * level * level;
+        }
+        check_true(c, "trellis_fit", what, fabs((double)want[t] - product) < 1e-3 * D);
+        check_true(c, "trellis_fit", what, fabs((double)want[64 + t] - square) < 1e-2 * D);
+    }
+    check_free(windows, n, 1), check_free(x, n, 4), check_free(weight, D, 4);
+    check_free(got, 2 * 64, 4);
+}
+
 struct bench {
     struct check *c;
     uint8_t bits[128], *codes, *tile, *windows;
@@ -185,6 +214,8 @@ void check_trellis(struct check *c)
     for (size_t i = 0; i < sizeof dims / sizeof dims[0]; i++) {
         check_tiles(c, dims[i]);
         check_search(c, dims[i], scratch, FILL_UNIFORM);
+        check_fit(c, dims[i], FILL_UNIFORM);
+        check_fit(c, dims[i], FILL_HEAVY);
     }
     check_search(c, 64, scratch, FILL_ZERO);
     check_search(c, 64, scratch, FILL_HEAVY);

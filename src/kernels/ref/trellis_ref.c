@@ -5,6 +5,7 @@
 #include "format/trellis.h"
 #include "kernels/kernels.h"
 #include "kernels/trellis_scale.h"
+#include "kernels/trellis_steps.h"
 
 #define T TKV_PAGE_TOKENS
 
@@ -130,9 +131,16 @@ static void trellis_codes(const float *x, const uint8_t *bits, const float *reac
         search_token(x + t, bits, reach, D, windows + t, scratch);
 }
 
+static void trellis_fit(const float *x, const uint8_t *windows, const uint8_t *bits,
+                        const float *weight, uint32_t D, float *product, float *square)
+{
+    tkv_trellis_fit_all(x, windows, bits, weight, D, product, square);
+}
+
 void tkv_trellis_ref(struct tkv_kernels *k)
 {
     k->trellis_tile_k = trellis_tile_k;
     k->trellis_tile_v = trellis_tile_v;
     k->trellis_codes = trellis_codes;
+    k->trellis_fit = trellis_fit;
 }

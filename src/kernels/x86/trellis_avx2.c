@@ -179,9 +179,16 @@ static void trellis_codes_avx2(const float *x, const uint8_t *bits, const float 
     tkv_trellis_search_all(x, bits, reach, D, windows, scratch, choose_avx2);
 }
 
+static void trellis_fit_avx2(const float *x, const uint8_t *windows, const uint8_t *bits,
+                             const float *weight, uint32_t D, float *product, float *square)
+{
+    tkv_trellis_fit_all(x, windows, bits, weight, D, product, square);
+}
+
 void tkv_trellis_avx2(struct tkv_kernels *k)
 {
     k->trellis_tile_k = trellis_tile_k_avx2;
     k->trellis_tile_v = trellis_tile_v_avx2;
     k->trellis_codes = trellis_codes_avx2;
+    k->trellis_fit = trellis_fit_avx2;
 }

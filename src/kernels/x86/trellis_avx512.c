@@ -9,6 +9,19 @@
 
 void tkv_trellis_avx512(struct tkv_kernels *k);
 
+TKV_INLINE void open_table(uint32_t bits, __m512i table[4])
+{
+    for (int i = 0; i < 4; i++)
+        table[i] = _mm512_loadu_si512(tkv_trellis_levels[bits] + i * 64);
+}
+
+TKV_INLINE __m512i look_up(const __m512i table[4], __m512i windows)
+{
+    const __m512i low = _mm512_permutex2var_epi8(table[0], windows, table[1]);
+    const __m512i high = _mm512_permutex2var_epi8(table[2], windows, table[3]);
+    return _mm512_mask_blend_epi8(_mm512_movepi8_mask(windows), low, high);
+}
+
 /* What turns a page into levels: the codes so far, and the table of the rate that it is at. */
 struct stream {
     const uint8_t *codes;
@@ -42,17 +55,13 @@ TKV_INLINE __m512i next_levels(struct stream *s, uint32_t bits)
     if (bits == 0)
         return _mm512_setzero_si512();
     if (bits != s->bits) {
-        for (int i = 0; i < 4; i++)
-            s->table[i] = _mm512_loadu_si512(tkv_trellis_levels[bits] + i * 64);
+        open_table(bits, s->table);
         s->bits = bits;
     }
     s->used += bits * sizeof(uint64_t);
     const uint8_t *words = s->used < 64 ? s->head + s->used : s->codes + s->used - 64;
     const __m512i groups = _mm512_permutexvar_epi8(by_group, _mm512_loadu_si512(words));
-    const __m512i windows = _mm512_gf2p8affine_epi64_epi8(token, groups, 0);
-    const __m512i low = _mm512_permutex2var_epi8(s->table[0], windows, s->table[1]);
-    const __m512i high = _mm512_permutex2var_epi8(s->table[2], windows, s->table[3]);
-    return _mm512_mask_blend_epi8(_mm512_movepi8_mask(windows), low, high);
+    return look_up(s->table, _mm512_gf2p8affine_epi64_epi8(token, groups, 0));
 }
 
 TKV_INLINE void store_lanes(void *at, size_t apart, __m512i x)
@@ -109,8 +118,37 @@ static void trellis_tile_v_avx512(const uint8_t *codes, const uint8_t *bits, uin
     }
 }
 
+/* 16 tokens to a register: sums stay in theirs. */
+static void trellis_fit_avx512(const float *x, const uint8_t *windows, const uint8_t *bits,
+                               const float *weight, uint32_t D, float *product, float *square)
+{
+    __m512 sum[4], sum_sq[4];
+    __m512i table[4];
+    for (int i = 0; i < 4; i++)
+        sum[i] = sum_sq[i] = _mm512_setzero_ps();
+    for (uint32_t d = 0; d < D; d++, x += TKV_PAGE_TOKENS, windows += TKV_PAGE_TOKENS) {
+        const __m512 w = _mm512_set1_ps(weight[d]);
+        open_table(bits[d], table);
+        const __m512i levels = look_up(table, _mm512_loadu_si512(windows));
+        const __m128i tokens[4] = {
+            _mm512_castsi512_si128(levels), _mm512_extracti32x4_epi32(levels, 1),
+            _mm512_extracti32x4_epi32(levels, 2), _mm512_extracti32x4_epi32(levels, 3)};
+        for (int i = 0; i < 4; i++) {
+            const __m512 level = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(tokens[i]));
+            const __m512 weighted = _mm512_mul_ps(w, _mm512_loadu_ps(x + 16 * i));
+            sum[i] = _mm512_add_ps(sum[i], _mm512_mul_ps(weighted, level));
+            sum_sq[i] = _mm512_add_ps(sum_sq[i], _mm512_mul_ps(_mm512_mul_ps(w, level), level));
+        }
+    }
+    for (int i = 0; i < 4; i++) {
+        _mm512_storeu_ps(product + 16 * i, sum[i]);
+        _mm512_storeu_ps(square + 16 * i, sum_sq[i]);
+    }
+}
+
 void tkv_trellis_avx512(struct tkv_kernels *k)
 {
     k->trellis_tile_k = trellis_tile_k_avx512;
     k->trellis_tile_v = trellis_tile_v_avx512;
+    k->trellis_fit = trellis_fit_avx512;
 }
