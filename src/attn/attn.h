@@ -88,6 +88,7 @@ struct tkv_worker {
     float *q8_scale[TKV_N_DOMAINS][2];
     /* one page */
     uint8_t *k_tile, *v_tile;
+    uint8_t *page; /* of one kind, brought to tile order */
     float *decoded;
     float *k_scale, *v_scale, *mean;
     float *angles;     /* NULL where no codec un-rotates keys */

@@ -53,6 +53,7 @@ static void lay_out(struct tkv_worker *w, const struct tkv_attend_job *job, stru
     }
     w->k_tile = carve(c, T * Dk * F);
     w->v_tile = carve(c, T * Dv * F);
+    w->page = carve(c, tkv_tile_room_bytes(job->layer));
     w->decoded = carve(c, T * D * F);
     w->k_scale = carve(c, T * F);
     w->v_scale = carve(c, T * F);

@@ -77,11 +77,19 @@ struct tkv_codec_env tkv_view_env(const struct tkv_worker *w, const struct tkv_v
     return env;
 }
 
-static uint8_t *coded_page(const struct tkv_worker *w, const struct tkv_view *view, tkv_kind kind)
+static uint8_t *stored_page(const struct tkv_worker *w, const struct tkv_view *view, tkv_kind kind)
 {
     const struct tkv_layer *layer = w->job->layer;
     return view->span ? tkv_span_page(layer, view->span, kind, w->head, view->i_page)
                       : tkv_block_page(layer, view->block, kind, w->head);
+}
+
+/* As its codec reads it; until the next page is asked for. */
+static const uint8_t *coded_page(struct tkv_worker *w, const struct tkv_view *view, tkv_kind kind)
+{
+    const uint8_t *page = stored_page(w, view, kind);
+    return view->span ? page
+                      : tkv_in_tiles(w->job->cache, w->job->layer, kind, w->head, page, w->page);
 }
 
 /* The f32 tile of a kind; a page that is neither open nor coded is zeros. */
@@ -178,7 +186,7 @@ static void scores_unrotated(struct tkv_worker *w, const struct tkv_view *view)
         tile_f32(w, view, TKV_K);
     } else {
         const struct tkv_coded coded = {
-            .page = coded_page(w, view, TKV_K), .klass = klass, .kind = TKV_K, .head = w->head};
+            .page = stored_page(w, view, TKV_K), .klass = klass, .kind = TKV_K, .head = w->head};
         tkv_decode_unrotated(w->job->cache, layer, &coded, w->decoded);
         transpose(w->decoded, D, tile);
     }

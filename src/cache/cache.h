@@ -92,7 +92,10 @@ struct tkv_layer {
     /* Where the pages of each head and kind begin: [n_kv_heads][K, V], and their end. Of spans, if
      * these had one page. */
     size_t *page_at[TKV_N_CLASSES];
-    size_t *side_at;                  /* the same of what stands once a span */
+    size_t *side_at; /* the same of what stands once a span */
+    /* Of a token in blocks in row order, which are [64][K row, V row]; 0: they are the pages as coded,
+     * K then V. */
+    size_t row_bytes[2];
     size_t code_bytes[TKV_N_CLASSES]; /* codes of a page of all heads, without side data */
     struct tkv_pool *open_pool, *sealed_pool;
     size_t *open_pages; /* indices of open pages, unordered */
@@ -154,13 +157,13 @@ static inline struct tkv_open *tkv_open_info(const struct tkv_page *page)
 {
     return page->record;
 }
-/* A *block* is what a coded page is for one head: the bytes of its keys, then those of its values.
+/* A *block* is what a coded page is for one head: its keys and its values, in one piece.
  * That of a head within a record of all heads, and of a sealed page. */
 uint8_t *tkv_record_block(const struct tkv_layer *layer, void *record, uint32_t head);
 uint8_t *tkv_page_block(const struct tkv_layer *layer, const struct tkv_page *page, uint32_t head);
 /* Bytes of a head's blocks. */
 size_t tkv_block_bytes(const struct tkv_layer *layer, uint32_t head);
-/* The coded page of a kind within a head's block. */
+/* The coded page of a kind within a head's block; in row order, its first row. */
 uint8_t *tkv_block_page(const struct tkv_layer *layer, uint8_t *block, tkv_kind kind,
                         uint32_t head);
 /* Slots of an open page whose rows wait for their span to be complete. */
@@ -179,6 +182,30 @@ tkv_status tkv_page_open(tkv_cache *cache, struct tkv_layer *layer, struct tkv_p
                          tkv_error *err);
 /* Gives everything back; rows in spans stay there. */
 void tkv_page_drop(tkv_cache *cache, struct tkv_layer *layer, struct tkv_page *page);
+
+/* --- row order (row_order.c) --- */
+
+/* From now on blocks are in row order, where the codecs know one. Before anything is coded. */
+void tkv_layer_use_rows(struct tkv_layer *layer);
+static inline bool tkv_in_rows(const struct tkv_layer *layer)
+{
+    return layer->row_bytes[TKV_K] > 0;
+}
+/* From a row of a block to the next. */
+static inline size_t tkv_row_stride(const struct tkv_layer *layer)
+{
+    return layer->row_bytes[TKV_K] + layer->row_bytes[TKV_V];
+}
+/* A page of a head, `tiles`, to where its rows are in a block; and 64 rows from anywhere to a page. */
+void tkv_to_rows(const struct tkv_cache *cache, const struct tkv_layer *layer, tkv_kind kind,
+                 uint32_t head, const uint8_t *tiles, uint8_t *page);
+void tkv_from_rows(const struct tkv_cache *cache, const struct tkv_layer *layer, tkv_kind kind,
+                   uint32_t head, const uint8_t *const *rows, uint8_t *tiles);
+/* A page of a block as its codec reads it: brought to `room`, of that many bytes and 64-byte aligned,
+ * if it is in row order. */
+size_t tkv_tile_room_bytes(const struct tkv_layer *layer);
+const uint8_t *tkv_in_tiles(const struct tkv_cache *cache, const struct tkv_layer *layer,
+                            tkv_kind kind, uint32_t head, const uint8_t *page, uint8_t *room);
 
 /* --- spans (spans.c) --- */
 
@@ -316,7 +343,9 @@ struct tkv_coded {
 void tkv_code_rows(const tkv_cache *cache, const struct tkv_layer *layer,
                    const struct tkv_coded *coded, const uint16_t *rows, uint64_t valid,
                    void *scratch);
-/* Decodes to f32 rows [64][head_dim] as they were written. */
+/* Decodes to f32 rows [64][head_dim] as they were written. Of pages in a block, `rows` lie in
+ * tkv_decode_scratch_bytes() of scratch. */
+size_t tkv_decode_scratch_bytes(const struct tkv_layer *layer);
 void tkv_decode_rows(const tkv_cache *cache, const struct tkv_layer *layer,
                      const struct tkv_coded *coded, float *rows);
 /* The same, but keys that were un-rotated, or turned, stay so. */

@@ -22,6 +22,17 @@ struct tkv_codec_env tkv_layer_env(const tkv_cache *cache, const struct tkv_laye
     };
 }
 
+/* Of the rows of a page of any head size. */
+static size_t rows_bytes(void)
+{
+    return tkv_align_up(sizeof(float) * TKV_PAGE_TOKENS * TKV_MAX_HEAD_DIM);
+}
+
+size_t tkv_decode_scratch_bytes(const struct tkv_layer *layer)
+{
+    return rows_bytes() + tkv_tile_room_bytes(layer);
+}
+
 size_t tkv_coding_scratch_bytes(const struct tkv_layer *layer)
 {
     size_t most = 0;
@@ -32,7 +43,7 @@ size_t tkv_coding_scratch_bytes(const struct tkv_layer *layer)
             most = bytes > most ? bytes : most;
         }
     }
-    return tkv_align_up(sizeof(float) * TKV_PAGE_TOKENS * TKV_MAX_HEAD_DIM) + tkv_align_up(most);
+    return rows_bytes() + tkv_tile_room_bytes(layer) + tkv_align_up(most);
 }
 
 static const float *balance_of(const struct tkv_layer *layer, uint8_t klass, tkv_kind kind,
@@ -98,19 +109,29 @@ static void to_basis(const tkv_cache *cache, const struct tkv_layer *layer,
         cache->ctx->kernels.rotate(x, TKV_PAGE_TOKENS, D, cache->ctx->sign);
 }
 
+/* Pages of spans never are. */
+static bool is_in_rows(const struct tkv_layer *layer, const struct tkv_coded *c)
+{
+    return tkv_in_rows(layer) && c->klass == TKV_SPAN_TEXT;
+}
+
 void tkv_code_rows(const tkv_cache *cache, const struct tkv_layer *layer, const struct tkv_coded *c,
                    const uint16_t *rows, uint64_t valid, void *scratch)
 {
     const struct tkv_codec_env env = coded_env(cache, layer, c);
+    const bool in_rows = is_in_rows(layer, c);
     float *x = scratch;
-    void *rest =
-        (uint8_t *)scratch + tkv_align_up(sizeof(float) * TKV_PAGE_TOKENS * TKV_MAX_HEAD_DIM);
+    uint8_t *room = (uint8_t *)scratch + rows_bytes();
+    uint8_t *page = in_rows ? room : c->page;
     env.kernels->f16_to_f32(rows, x, (size_t)TKV_PAGE_TOKENS * env.head_dim);
     for (uint32_t t = 0; t < TKV_PAGE_TOKENS && valid != UINT64_MAX; t++)
         if (!(valid >> t & 1))
             memset(x + (size_t)t * env.head_dim, 0, env.head_dim * sizeof *x);
     to_basis(cache, layer, c, x);
-    layer->codec[c->klass][c->kind].ops->encode(&env, x, valid, c->page, rest);
+    layer->codec[c->klass][c->kind].ops->encode(&env, x, valid, page,
+                                                room + tkv_tile_room_bytes(layer));
+    if (in_rows)
+        tkv_to_rows(cache, layer, c->kind, c->head, page, c->page);
 }
 
 void tkv_decode_unrotated(const tkv_cache *cache, const struct tkv_layer *layer,
@@ -118,7 +139,11 @@ void tkv_decode_unrotated(const tkv_cache *cache, const struct tkv_layer *layer,
 {
     const struct tkv_codec_env env = coded_env(cache, layer, c);
     const struct tkv_layer_codec *codec = &layer->codec[c->klass][c->kind];
-    codec->ops->decode(&env, c->page, rows);
+    const uint8_t *page = c->page;
+    if (is_in_rows(layer, c))
+        page = tkv_in_tiles(cache, layer, c->kind, c->head, page,
+                            (uint8_t *)(void *)rows + rows_bytes());
+    codec->ops->decode(&env, page, rows);
     if (codec->learned)
         multiply(&env, learned_basis(layer, c->klass, &env).back, rows);
     if (codec->rotates)
@@ -234,8 +259,7 @@ static tkv_status learn_models(tkv_cache *cache, struct tkv_layer *layer, uint8_
                                 (size_t)TKV_PAGE_TOKENS * env.head_dim);
         to_basis(cache, layer, &(struct tkv_coded){.klass = klass, .kind = kind, .head = head}, x);
         codec->ops->learn(&env, x, page->valid[kind], models + head * codec->model_bytes,
-                          scratch +
-                              tkv_align_up(sizeof(float) * TKV_PAGE_TOKENS * TKV_MAX_HEAD_DIM));
+                          scratch + rows_bytes());
     }
     codec->models = models;
     return TKV_OK;

@@ -45,7 +45,8 @@ size_t tkv_block_bytes(const struct tkv_layer *layer, uint32_t head)
 uint8_t *tkv_block_page(const struct tkv_layer *layer, uint8_t *block, tkv_kind kind, uint32_t head)
 {
     const size_t *at = layer->page_at[TKV_SPAN_TEXT] + 2 * (size_t)head;
-    return block + (kind == TKV_V ? at[1] - at[0] : 0);
+    const size_t v_at = tkv_in_rows(layer) ? layer->row_bytes[TKV_K] : at[1] - at[0];
+    return block + (kind == TKV_V ? v_at : 0);
 }
 
 struct tkv_page *tkv_page_of(const struct tkv_layer *layer, int64_t slot, uint32_t *row,
@@ -115,7 +116,7 @@ static tkv_status decode_into(tkv_cache *cache, const struct tkv_layer *layer,
                               const struct tkv_page *sealed, const struct tkv_page *open,
                               tkv_error *err)
 {
-    const size_t bytes = sizeof(float) * TKV_PAGE_TOKENS * TKV_MAX_HEAD_DIM;
+    const size_t bytes = tkv_decode_scratch_bytes(layer);
     float *rows = tkv_cache_scratch(cache, bytes);
     if (!rows)
         return tkv_fail_nomem(err, bytes, "scratch");

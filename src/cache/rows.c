@@ -237,7 +237,7 @@ tkv_status tkv_cache_read(tkv_cache *cache, uint32_t index, tkv_kind kind, size_
     const tkv_status status = check_slots(layer, n_rows, slots, err);
     if (status != TKV_OK)
         return status;
-    const size_t bytes = sizeof(float) * TKV_PAGE_TOKENS * TKV_MAX_HEAD_DIM;
+    const size_t bytes = tkv_decode_scratch_bytes(layer);
     float *decoded = tkv_cache_scratch(cache, bytes);
     if (!decoded)
         return tkv_fail_nomem(err, bytes, "scratch");

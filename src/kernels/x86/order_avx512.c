@@ -26,13 +26,14 @@ TKV_INLINE __m128i load_piece(const uint8_t *row, size_t at, size_t n)
                       : _mm_maskz_loadu_epi8((__mmask16)first_bytes(n), row + at);
 }
 
-/* Lane l is of rows[l * step]. */
+/* Lane l is of rows[l * step]. By halves: into those, a piece from memory needs no shuffle. */
 TKV_INLINE __m512i load_lanes(const uint8_t *const *rows, size_t step, size_t at, size_t n)
 {
-    const __m512i a = _mm512_castsi128_si512(load_piece(rows[0], at, n));
-    const __m512i b = _mm512_inserti32x4(a, load_piece(rows[step], at, n), 1);
-    const __m512i c = _mm512_inserti32x4(b, load_piece(rows[2 * step], at, n), 2);
-    return _mm512_inserti32x4(c, load_piece(rows[3 * step], at, n), 3);
+    const __m256i a = _mm256_castsi128_si256(load_piece(rows[0], at, n));
+    const __m256i b = _mm256_castsi128_si256(load_piece(rows[2 * step], at, n));
+    const __m256i low = _mm256_inserti128_si256(a, load_piece(rows[step], at, n), 1);
+    const __m256i high = _mm256_inserti128_si256(b, load_piece(rows[3 * step], at, n), 1);
+    return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
 }
 
 TKV_INLINE void store_lanes(__m512i v, uint8_t *rows, size_t step, size_t n)
