@@ -55,4 +55,20 @@ void tkv_index_encode(const struct tkv_kernels *k, const struct tkv_index_model 
 void tkv_index_table(const struct tkv_kernels *k, const struct tkv_index_model *m, const float *q,
                      size_t n, float *table);
 
+/* --- bands.c --- */
+
+/* Distances by which a far query stands behind keys, in bands: the first begins where the window ends,
+ * each reaches twice as far as the one before, the last one to the end. For the keys of a band a
+ * query is turned, pair by pair, by the mean over its distances: the expected score, in which pairs
+ * that turn fast fade out. A2ATS has one constant distance for all keys instead; what either finds:
+ * docs/retrieval.md. */
+#define TKV_INDEX_NEAR  64
+#define TKV_INDEX_BANDS 16
+
+/* The band of a distance from TKV_INDEX_NEAR on, and where one begins. */
+uint32_t tkv_index_band(uint64_t distance);
+uint64_t tkv_index_band_from(uint32_t band);
+/* tkv_kernels.turn for queries as before RoPE. freq: [n_pairs] */
+void tkv_index_band_turn(uint32_t band, const float *freq, uint32_t n_pairs, float (*turn)[2]);
+
 #endif
