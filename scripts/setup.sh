@@ -5,7 +5,7 @@ set -eu
 
 packages() {
     case $1 in
-    build) echo gcc g++ libc6-dev cmake ninja-build pkg-config libcjson-dev libopenblas-dev liblapacke-dev scdoc git ca-certificates ;;
+    build) echo gcc g++ libc6-dev cmake ninja-build pkg-config libxxhash-dev liburing-dev libcjson-dev libopenblas-dev liblapacke-dev scdoc git ca-certificates ;;
     test) echo libcmocka-dev python3 python3-numpy binutils \
         gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user \
         chromium chromium-driver python3-selenium fonts-dejavu-core ;;

@@ -17,7 +17,8 @@ typedef enum tkv_status {
     TKV_ERR_RANGE = -5,       /* a slot, length or capacity out of range */
     TKV_ERR_NONFINITE = -6,   /* a NaN, an infinity, or a value too large for f16 */
     TKV_ERR_CORRUPT = -7,     /* bytes that no writer of this format makes */
-    TKV_ERR_VERSION = -8      /* made by another version */
+    TKV_ERR_VERSION = -8,     /* made by another version */
+    TKV_ERR_IO = -9           /* the spill file cannot be made, written or read */
 } tkv_status;
 
 /* One line of text, NUL-terminated; filled only on failure. */

@@ -304,8 +304,13 @@ typedef struct tkv_layer_params {
 } tkv_layer_params;
 
 /* Creates an empty cache.
- *   spec  borrowed for the call. sink and tail are what stays exact; everything else seals.
- * Errors: TKV_ERR_INVALID, TKV_ERR_NOMEM. Since 0.1. */
+ *   spec  borrowed for the call. sink and tail are what stays exact; everything else seals. With ram
+ *         and spill, coded pages take at most so much memory, but for visual spans; the others are
+ *         in one file without a name in that folder, and calls that need them read them back
+ * Errors: TKV_ERR_INVALID, TKV_ERR_NOMEM, TKV_ERR_IO (no file can be made in the folder). Later calls
+ * that read or write rows may then give TKV_ERR_IO (a read or a write failed: the disk is full, say)
+ * and TKV_ERR_CORRUPT (a page came back with other bytes): nothing is lost but what the disk has
+ * lost, other pages can be read, and a later call tries again. Since 0.1. */
 TKV_API tkv_status tkv_cache_create(tkv_context *ctx, const tkv_spec *spec, tkv_cache **out,
                                     tkv_error *err);
 
@@ -314,7 +319,8 @@ TKV_API void tkv_cache_destroy(tkv_cache *cache);
 
 /* Adds a layer; its index (0, 1, ...) goes to `layer`. Commits no memory for rows.
  * Errors: TKV_ERR_UNSUPPORTED when the spec's codecs cannot code these head sizes (names them),
- * TKV_ERR_INVALID, TKV_ERR_NOMEM. Since 0.1. */
+ * TKV_ERR_INVALID (also when ram is too small for the layer: says what it needs), TKV_ERR_NOMEM.
+ * Since 0.1. */
 TKV_API tkv_status tkv_cache_add_layer(tkv_cache *cache, const tkv_layer_params *params,
                                        uint32_t *layer, tkv_error *err);
 
@@ -350,8 +356,9 @@ TKV_API tkv_status tkv_cache_write(tkv_cache *cache, uint32_t layer, size_t n_ro
 TKV_API tkv_status tkv_cache_seal(tkv_cache *cache, uint32_t layer, tkv_error *err);
 
 /* Reads rows back, decoded; slots that hold nothing read as zeros.
- *   rows  [n_rows][n_kv_heads * head_dim] of `type`, `stride` bytes apart, written
- * Errors: TKV_ERR_RANGE, TKV_ERR_NOMEM. Since 0.1. */
+ *   rows  [n_rows][n_kv_heads * head_dim] of `type`, `stride` bytes apart, written; in part, when a
+ *         page cannot be read back from the spill file
+ * Errors: TKV_ERR_RANGE, TKV_ERR_NOMEM, TKV_ERR_IO, TKV_ERR_CORRUPT. Since 0.1. */
 TKV_API tkv_status tkv_cache_read(tkv_cache *cache, uint32_t layer, tkv_kind kind, size_t n_rows,
                                   const int64_t *slots, void *rows, tkv_type type, size_t stride,
                                   tkv_error *err);
@@ -391,6 +398,24 @@ typedef struct tkv_cache_stats {
 } tkv_cache_stats;
 
 TKV_API tkv_status tkv_cache_get_stats(const tkv_cache *cache, tkv_cache_stats *out);
+
+/* Where the coded pages of a cache with ram= and spill= are, and what came and went since it was
+ * made. They are moved in blocks: keys and values of one page and KV head. All zeros for other
+ * caches. */
+typedef struct tkv_tier_stats {
+    uint32_t struct_size;    /* set by the caller */
+    uint32_t io_uring;       /* 1: blocks are read and written through io_uring */
+    uint64_t hits;           /* blocks that were asked for and were in memory, or on their way */
+    uint64_t misses;         /* that had to be read */
+    uint64_t bytes_read;     /* from the file */
+    uint64_t bytes_written;  /* to it */
+    uint64_t stall_ns;       /* spent waiting for the file */
+    uint64_t resident_bytes; /* blocks in memory, at most ram */
+    uint64_t file_bytes;     /* size of the file */
+} tkv_tier_stats;
+
+/* Errors: TKV_ERR_INVALID. Since 0.2. */
+TKV_API tkv_status tkv_cache_get_tier_stats(const tkv_cache *cache, tkv_tier_stats *out);
 
 /* ---- attention ----------------------------------------------------------------------------- */
 

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "attn/attn.h"
+#include "attn/rounds.h"
 #include "base/alloc.h"
 #include "base/bits.h"
 #include "base/parallel.h"
@@ -198,55 +199,84 @@ static size_t count_chunks(const struct tkv_attend_job *job)
     return job->n_chunks + job->n_spans;
 }
 
-/* Item = (head, block): all chunks in order. Partials of a thread stand behind its worker's memory.
- * */
+/* Partial i of those that are kept for a block. */
+static float *kept_at(const struct tkv_attend_job *job, size_t head, size_t block, size_t i)
+{
+    return job->partials +
+           ((head * job->n_blocks + block) * job->n_kept + i) * block_part_floats(job);
+}
+
+static void clear_parts(const struct tkv_worker *w, float *parts)
+{
+    for (uint32_t r = 0; r < w->n_rows; r++)
+        clear_part(w->job, part_at(w->job, parts, r));
+}
+
+/* Item = (head, block): those of its chunks that are units at hand, in order. Where none is kept,
+ * these are all, and the thread's partials stand behind its worker's memory. */
 static void block_item(void *arg, size_t item, uint32_t ith)
 {
     const struct tkv_attend_job *job = arg;
+    const size_t n_chunks = count_chunks(job), block = item % job->n_blocks;
+    const size_t head = job->first_unit / n_chunks + item / job->n_blocks;
     struct tkv_worker w;
     uint8_t *scratch = job->scratch + ith * job->scratch_bytes;
     tkv_worker_init(&w, job, scratch);
-    float *parts = (float *)(void *)(scratch + tkv_worker_bytes(job));
-    tkv_worker_queries(&w, (uint32_t)(item / job->n_blocks),
-                       item % job->n_blocks * job->block_queries);
-    for (uint32_t r = 0; r < w.n_rows; r++)
-        clear_part(job, part_at(job, parts, r));
-    for (size_t chunk = 0; chunk < count_chunks(job); chunk++) {
+    float *parts = job->n_kept ? kept_at(job, head, block, 0)
+                               : (float *)(void *)(scratch + tkv_worker_bytes(job));
+    tkv_worker_queries(&w, (uint32_t)head, block * job->block_queries);
+    if (job->first_unit <= head * n_chunks)
+        clear_parts(&w, parts);
+    for (size_t chunk = 0; chunk < n_chunks; chunk++) {
+        const size_t unit = head * n_chunks + chunk;
+        if (unit < job->first_unit || unit >= job->end_unit)
+            continue;
         run_chunk(&w, chunk);
         merge_chunk(&w, parts);
     }
-    finish_block(job, w.head, w.first_query, w.n_rows, parts);
+    if (!job->n_kept)
+        finish_block(job, w.head, w.first_query, w.n_rows, parts);
 }
 
-/* Item = (head, block, chunk): one chunk into its own partials. */
+/* Item = (unit, block): one chunk into its own partials. */
 static void chunk_item(void *arg, size_t item, uint32_t ith)
 {
     const struct tkv_attend_job *job = arg;
-    const size_t n_chunks = count_chunks(job), block = item / n_chunks;
+    const size_t n_chunks = count_chunks(job), unit = job->first_unit + item / job->n_blocks;
+    const size_t head = unit / n_chunks, chunk = unit % n_chunks, block = item % job->n_blocks;
     struct tkv_worker w;
     tkv_worker_init(&w, job, job->scratch + ith * job->scratch_bytes);
-    tkv_worker_queries(&w, (uint32_t)(block / job->n_blocks),
-                       block % job->n_blocks * job->block_queries);
-    float *parts = job->partials + item * block_part_floats(job);
-    for (uint32_t r = 0; r < w.n_rows; r++)
-        clear_part(job, part_at(job, parts, r));
-    run_chunk(&w, item % n_chunks);
+    tkv_worker_queries(&w, (uint32_t)head, block * job->block_queries);
+    float *parts = kept_at(job, head, block, chunk);
+    clear_parts(&w, parts);
+    run_chunk(&w, chunk);
     merge_chunk(&w, parts);
 }
 
-/* The chunks of every block, in order. */
-static void merge_split(const struct tkv_attend_job *job)
+/* The units at hand. */
+static void compute(struct tkv_attend_job *job)
+{
+    const size_t n_chunks = count_chunks(job);
+    const size_t n_heads = (job->end_unit - 1) / n_chunks - job->first_unit / n_chunks + 1;
+    if (job->split)
+        tkv_parallel(&job->cache->ctx->executor, (job->end_unit - job->first_unit) * job->n_blocks,
+                     chunk_item, job);
+    else
+        tkv_parallel(&job->cache->ctx->executor, n_heads * job->n_blocks, block_item, job);
+}
+
+/* What was kept of every block, in order. */
+static void merge_kept(const struct tkv_attend_job *job)
 {
     const uint32_t D = job->layer->head_dim[TKV_V];
-    const size_t stride = block_part_floats(job), n_chunks = count_chunks(job);
     for (size_t block = 0; block < job->layer->shape.n_kv_heads * job->n_blocks; block++) {
         const size_t first_query = block % job->n_blocks * job->block_queries,
                      left = job->p->n_q - first_query;
         const uint32_t n_queries = left < job->block_queries ? (uint32_t)left : job->block_queries;
-        float *total = job->partials + block * n_chunks * stride;
-        for (size_t chunk = 1; chunk < n_chunks; chunk++)
+        float *total = kept_at(job, 0, block, 0);
+        for (size_t i = 1; i < job->n_kept; i++)
             for (uint32_t r = 0; r < n_queries * job->group; r++) {
-                const struct part *part = part_at(job, total + chunk * stride, r);
+                const struct part *part = part_at(job, kept_at(job, 0, block, i), r);
                 merge(part_at(job, total, r), part->m, part->l, part->o, NULL, D);
             }
         finish_block(job, (uint32_t)(block / job->n_blocks), first_query, n_queries * job->group,
@@ -310,7 +340,8 @@ static void plan(struct tkv_attend_job *job)
     plan_spans(job);
     job->split =
         layer->shape.n_kv_heads * job->n_blocks < 4 * tkv_n_threads(&job->cache->ctx->executor);
-    job->in_order = !job->split || tkv_n_threads(&job->cache->ctx->executor) == 1;
+    job->in_order =
+        !job->split || (tkv_n_threads(&job->cache->ctx->executor) == 1 && job->n_blocks == 1);
 }
 
 /* Query statistics for the key balance, until the layer's first page is coded. Only of as many
@@ -375,24 +406,24 @@ static tkv_status run(tkv_cache *cache, struct tkv_attend_job *job, tkv_error *e
 {
     const uint32_t n_threads = tkv_n_threads(&cache->ctx->executor);
     const size_t n_blocks = job->layer->shape.n_kv_heads * job->n_blocks,
-                 part_bytes = block_part_floats(job) * sizeof(float);
+                 part_bytes = block_part_floats(job) * sizeof(float),
+                 rounds_bytes = tkv_rounds_bytes(job);
     const size_t own = tkv_worker_bytes(job);
-    job->scratch_bytes = own + (job->split ? 0 : tkv_align_up(part_bytes));
-    size_t threads_bytes, partial_bytes = 0;
-    bool fits = tkv_mul(n_threads, job->scratch_bytes, &threads_bytes);
-    if (job->split)
-        fits = fits && tkv_mul(n_blocks * count_chunks(job), part_bytes, &partial_bytes);
-    job->scratch = fits ? tkv_cache_scratch(cache, threads_bytes + partial_bytes) : NULL;
+    job->n_kept = job->split ? count_chunks(job) : rounds_bytes > 0;
+    job->scratch_bytes = own + (job->n_kept ? 0 : tkv_align_up(part_bytes));
+    size_t threads_bytes, partial_bytes;
+    const bool fits = tkv_mul(n_threads, job->scratch_bytes, &threads_bytes) &&
+                      tkv_mul(n_blocks * job->n_kept, part_bytes, &partial_bytes);
+    const size_t bytes = fits ? threads_bytes + rounds_bytes + partial_bytes : SIZE_MAX;
+    job->scratch = fits ? tkv_cache_scratch(cache, bytes) : NULL;
     if (!job->scratch)
-        return tkv_fail_nomem(err, threads_bytes + partial_bytes, "attention scratch");
-    job->partials = (float *)(void *)(job->scratch + threads_bytes);
-    if (job->split) {
-        tkv_parallel(&cache->ctx->executor, n_blocks * count_chunks(job), chunk_item, job);
-        merge_split(job);
-    } else {
-        tkv_parallel(&cache->ctx->executor, n_blocks, block_item, job);
-    }
-    return TKV_OK;
+        return tkv_fail_nomem(err, bytes, "attention scratch");
+    uint8_t *rounds = job->scratch + threads_bytes;
+    job->partials = (float *)(void *)(rounds + rounds_bytes);
+    const tkv_status status = tkv_run_rounds(cache, job, compute, rounds, err);
+    if (status == TKV_OK && job->n_kept)
+        merge_kept(job);
+    return status;
 }
 
 /* No slots at all: every row gives zeros. */

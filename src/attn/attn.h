@@ -66,7 +66,12 @@ struct tkv_attend_job {
     struct tkv_page *pages;
     size_t n_pages;
     struct tkv_coding *shadows; /* strict: open pages coded as well, [n_pages], or NULL */
-    float *partials;            /* split: [head][block][chunk][rows][2 + v_head_dim] */
+    /* The (KV head, chunk), head by head, that are being computed: see rounds.h. */
+    size_t first_unit, end_unit;
+    /* Results that are kept until the end, [head][block][n_kept][rows][2 + v_head_dim]. n_kept: one a
+     * chunk where the call is split, one where it goes in rounds; 0: none. */
+    float *partials;
+    size_t n_kept;
     uint8_t *scratch;
     size_t scratch_bytes; /* of one thread */
 };

@@ -46,6 +46,8 @@ const char *tkv_status_string(tkv_status status)
         return "corrupt data";
     case TKV_ERR_VERSION:
         return "made by another version";
+    case TKV_ERR_IO:
+        return "input or output failed";
     }
     return "unknown status";
 }

@@ -31,6 +31,11 @@ tkv_status tkv_cache_create(tkv_context *ctx, const tkv_spec *spec, tkv_cache **
         return tkv_fail_nomem(err, sizeof *cache, "a cache");
     cache->ctx = ctx;
     cache->spec = *spec;
+    const tkv_status status = tkv_tiers_open(cache, err);
+    if (status != TKV_OK) {
+        tkv_free(&ctx->allocator, cache, sizeof *cache);
+        return status;
+    }
     *out = cache;
     return TKV_OK;
 }
@@ -50,6 +55,7 @@ static void layer_release(tkv_cache *cache, struct tkv_layer *layer)
              layer->shape.n_streams * layer->pages_per_stream * sizeof *layer->pages);
     tkv_free(a, layer->streams, layer->shape.n_streams * sizeof *layer->streams);
     tkv_free(a, layer->open_pages, layer->open_capacity * sizeof *layer->open_pages);
+    tkv_free(a, layer->recent, TKV_RECENT * sizeof *layer->recent);
     tkv_free(a, layer->balance, balance_bytes);
     tkv_free(a, layer->q_square, balance_bytes);
     tkv_spans_release(cache, layer);
@@ -68,6 +74,7 @@ void tkv_cache_destroy(tkv_cache *cache)
     if (!cache)
         return;
     const tkv_allocator *a = &cache->ctx->allocator;
+    tkv_tier_destroy(cache->tier);
     for (uint32_t i = 0; i < cache->n_layers; i++)
         layer_release(cache, &cache->layers[i]);
     for (uint32_t i = 0; i < cache->n_pools; i++) {
@@ -241,6 +248,10 @@ static tkv_status layer_memory(tkv_cache *cache, struct tkv_layer *layer, tkv_er
     layer->sealed_pool =
         pool_for(cache, layer->page_at[TKV_SPAN_TEXT][2 * layer->shape.n_kv_heads]);
     bool complete = layer->pages && layer->streams && layer->open_pool && layer->sealed_pool;
+    if (cache->tier) {
+        layer->block_pool = pool_for(cache, layer->shape.n_kv_heads * sizeof(struct tkv_block));
+        complete = complete && layer->block_pool;
+    }
     if (has_cap(layer, TKV_CAP_BALANCES)) {
         layer->q_square = tkv_alloc_zero(a, (size_t)layer->shape.n_kv_heads *
                                                 layer->head_dim[TKV_K] * sizeof(float));
@@ -272,6 +283,8 @@ tkv_status tkv_cache_add_layer(tkv_cache *cache, const tkv_layer_params *params,
     cache->layers = layers;
     tkv_status status = layer_codecs(cache, &layer, err);
     if (status == TKV_OK)
+        status = tkv_tiers_check(cache, &layer, err);
+    if (status == TKV_OK)
         status = layer_memory(cache, &layer, err);
     if (status != TKV_OK) {
         layer_release(cache, &layer);
@@ -301,6 +314,7 @@ static uint64_t layer_meta_bytes(const struct tkv_layer *layer)
     bytes += layer->open_capacity * sizeof *layer->open_pages;
     bytes += (TKV_N_CLASSES + 1) * (uint64_t)places_bytes(layer);
     bytes += layer->span_capacity * sizeof *layer->spans;
+    bytes += layer->recent ? TKV_RECENT * sizeof *layer->recent : 0;
     bytes += layer->balance ? layer->shape.n_kv_heads * per_head : 0;
     for (int klass = 0; klass < TKV_N_CLASSES; klass++)
         for (int kind = TKV_K; kind <= TKV_V; kind++)
@@ -367,6 +381,7 @@ static void add_layer_stats(const struct tkv_layer *layer, tkv_cache_stats *s)
         if (page->state != TKV_PAGE_SEALED)
             continue;
         s->n_pages_sealed++;
+        s->meta_bytes += layer->block_pool ? layer->block_pool->record_bytes : 0;
         s->sealed_bytes += layer->sealed_pool->record_bytes;
         s->side_bytes += layer->sealed_pool->record_bytes - layer->code_bytes[TKV_SPAN_TEXT];
     }
@@ -383,6 +398,8 @@ tkv_status tkv_cache_get_stats(const tkv_cache *cache, tkv_cache_stats *out)
         add_layer_stats(&cache->layers[i], &s);
     for (uint32_t i = 0; i < cache->n_pools; i++)
         s.pool_bytes += cache->pools[i]->slab_bytes;
+    if (cache->tier)
+        s.pool_bytes += cache->tier->resident_bytes;
     s.meta_bytes += cache->places.bytes + cache->places.n_buckets * sizeof(struct tkv_places *);
     *out = s;
     return TKV_OK;

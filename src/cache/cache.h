@@ -10,6 +10,7 @@
 #include "cache/pool.h"
 #include "codec/codec.h"
 #include "format/gguf.h"
+#include "tier/tier.h"
 #include "tightkv/tightkv.h"
 
 #define TKV_NO_POS    (-1)
@@ -24,7 +25,9 @@ enum tkv_page_state {
 
 /* A page of all KV heads of one layer. */
 struct tkv_page {
-    void *record;      /* open: see tkv_open; sealed: coded [head][K page, V page] */
+    void
+        *record; /* open: see tkv_open; sealed: coded [head][K page, V page], or where the cache has
+                   * tiers the head's blocks: tkv_block [head] */
     uint64_t valid[2]; /* by kind: slots that hold a row here; the same for both once sealed */
     uint64_t visual;   /* slots whose rows, here, are visual */
     uint64_t spanned;  /* slots whose rows are in spans instead */
@@ -98,6 +101,9 @@ struct tkv_layer {
     size_t row_bytes[2];
     size_t code_bytes[TKV_N_CLASSES]; /* codes of a page of all heads, without side data */
     struct tkv_pool *open_pool, *sealed_pool;
+    struct tkv_pool *block_pool; /* of the blocks of a page; NULL: the cache has no tiers */
+    uint32_t *recent; /* [TKV_RECENT] blocks last read, page * n_kv_heads + head; or NULL */
+    size_t n_recent;
     size_t *open_pages; /* indices of open pages, unordered */
     size_t n_open, open_capacity;
     struct tkv_span **spans; /* in the order of their first slots */
@@ -143,7 +149,8 @@ struct tkv_cache {
     const tkv_book *book;
     struct tkv_turns *turns; /* list */
     struct tkv_places_set places;
-    void *scratch; /* attention and sealing; grows, never shrinks */
+    struct tkv_tier *tier; /* NULL: everything is in memory */
+    void *scratch;         /* attention and sealing; grows, never shrinks */
     size_t scratch_bytes;
 };
 
@@ -158,7 +165,8 @@ static inline struct tkv_open *tkv_open_info(const struct tkv_page *page)
     return page->record;
 }
 /* A *block* is what a coded page is for one head: its keys and its values, in one piece.
- * That of a head within a record of all heads, and of a sealed page. */
+ * That of a head within a record of all heads, and of a sealed page, which must be held where the
+ * cache has tiers. */
 uint8_t *tkv_record_block(const struct tkv_layer *layer, void *record, uint32_t head);
 uint8_t *tkv_page_block(const struct tkv_layer *layer, const struct tkv_page *page, uint32_t head);
 /* Bytes of a head's blocks. */
@@ -206,6 +214,35 @@ void tkv_from_rows(const struct tkv_cache *cache, const struct tkv_layer *layer,
 size_t tkv_tile_room_bytes(const struct tkv_layer *layer);
 const uint8_t *tkv_in_tiles(const struct tkv_cache *cache, const struct tkv_layer *layer,
                             tkv_kind kind, uint32_t head, const uint8_t *page, uint8_t *room);
+
+/* --- tiers (tiers.c): sealed pages as blocks that may be in a file --- */
+
+/* Blocks of one KV head that attention needs in memory at once. */
+#define TKV_ROUND_PAGES 32
+/* Blocks of a layer that are remembered for the next step. */
+#define TKV_RECENT 4096
+
+/* Makes the tier that the spec asks for. */
+tkv_status tkv_tiers_open(tkv_cache *cache, tkv_error *err);
+/* Whether the budget is enough to work on a layer. */
+tkv_status tkv_tiers_check(const tkv_cache *cache, const struct tkv_layer *layer, tkv_error *err);
+struct tkv_block *tkv_tier_block_of(const struct tkv_page *page, uint32_t head);
+/* Says which page of which layer a status of the tier is about. */
+tkv_status tkv_tier_name(const struct tkv_layer *layer, const struct tkv_page *page,
+                         tkv_status status, tkv_error *err);
+/* Keeps a page in memory, if it is sealed, until it is let go. */
+tkv_status tkv_page_hold(tkv_cache *cache, const struct tkv_layer *layer,
+                         const struct tkv_page *page, tkv_error *err);
+void tkv_page_let(tkv_cache *cache, const struct tkv_layer *layer, const struct tkv_page *page);
+/* Begins to read a few pages from this one on. */
+void tkv_page_ahead(tkv_cache *cache, const struct tkv_layer *layer, const struct tkv_page *page);
+/* What a sealed page's record is to be, made of a coded record, which is taken; of another page's;
+ * and given back. */
+tkv_status tkv_sealed_keep(tkv_cache *cache, struct tkv_layer *layer, void *record, void **out,
+                           tkv_error *err);
+tkv_status tkv_sealed_copy(tkv_cache *cache, struct tkv_layer *layer, const struct tkv_page *page,
+                           void **out, tkv_error *err);
+void tkv_sealed_drop(tkv_cache *cache, struct tkv_layer *layer, void *sealed);
 
 /* --- spans (spans.c) --- */
 

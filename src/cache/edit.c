@@ -122,11 +122,10 @@ static tkv_status copy_page(tkv_cache *cache, struct tkv_layer *layer, struct tk
     if (status != TKV_OK || src->state == TKV_PAGE_EMPTY)
         return status;
     if (src->state == TKV_PAGE_SEALED) {
-        const struct tkv_pool *pool = layer->sealed_pool;
-        void *record = tkv_pool_take(layer->sealed_pool);
-        if (!record)
-            return tkv_fail_nomem(err, pool->record_bytes, "a sealed page");
-        memcpy(record, src->record, pool->record_bytes);
+        void *record;
+        status = tkv_sealed_copy(cache, layer, src, &record, err);
+        if (status != TKV_OK)
+            return status;
         *dst = *src;
         dst->record = record;
         dst->spanned = 0;

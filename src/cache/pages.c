@@ -33,7 +33,8 @@ uint8_t *tkv_record_block(const struct tkv_layer *layer, void *record, uint32_t 
 
 uint8_t *tkv_page_block(const struct tkv_layer *layer, const struct tkv_page *page, uint32_t head)
 {
-    return tkv_record_block(layer, page->record, head);
+    return layer->block_pool ? tkv_tier_block_of(page, head)->frame
+                             : tkv_record_block(layer, page->record, head);
 }
 
 size_t tkv_block_bytes(const struct tkv_layer *layer, uint32_t head)
@@ -129,6 +130,17 @@ static tkv_status decode_into(tkv_cache *cache, const struct tkv_layer *layer,
     return TKV_OK;
 }
 
+static tkv_status reopen(tkv_cache *cache, const struct tkv_layer *layer,
+                         const struct tkv_page *sealed, const struct tkv_page *open, tkv_error *err)
+{
+    tkv_status status = tkv_page_hold(cache, layer, sealed, err);
+    if (status != TKV_OK)
+        return status;
+    status = decode_into(cache, layer, sealed, open, err);
+    tkv_page_let(cache, layer, sealed);
+    return status;
+}
+
 static void init_open(const struct tkv_layer *layer, struct tkv_page *open)
 {
     memset(open->record, 0, tkv_open_bytes(layer));
@@ -154,7 +166,7 @@ tkv_status tkv_page_open(tkv_cache *cache, struct tkv_layer *layer, struct tkv_p
     init_open(layer, &open);
     tkv_status status = TKV_OK;
     if (page->state == TKV_PAGE_SEALED)
-        status = decode_into(cache, layer, page, &open, err);
+        status = reopen(cache, layer, page, &open, err);
     if (status == TKV_OK)
         status = list_open(cache, layer, page, err);
     if (status != TKV_OK) {
@@ -162,7 +174,7 @@ tkv_status tkv_page_open(tkv_cache *cache, struct tkv_layer *layer, struct tkv_p
         return status;
     }
     if (page->state == TKV_PAGE_SEALED)
-        tkv_pool_give(layer->sealed_pool, page->record);
+        tkv_sealed_drop(cache, layer, page->record);
     tkv_places_drop(cache, page->places);
     open.i_open = page->i_open;
     *page = open;
@@ -176,7 +188,7 @@ void tkv_page_drop(tkv_cache *cache, struct tkv_layer *layer, struct tkv_page *p
         unlist_open(layer, page);
         tkv_pool_give(layer->open_pool, page->record);
     } else if (page->state == TKV_PAGE_SEALED) {
-        tkv_pool_give(layer->sealed_pool, page->record);
+        tkv_sealed_drop(cache, layer, page->record);
     }
     *page = (struct tkv_page){.state = TKV_PAGE_EMPTY, .spanned = page->spanned};
 }

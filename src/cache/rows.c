@@ -197,26 +197,36 @@ static void decode_in(const tkv_cache *cache, const struct tkv_layer *layer,
     tkv_decode_rows(cache, layer, &coded, decoded);
 }
 
-/* The rows from `first` on that are coded in one page, decoded once a head. Returns their end. */
-static size_t read_coded(const tkv_cache *cache, const struct tkv_layer *layer,
-                         const struct read *r, size_t first, size_t n_rows, float *decoded)
+/* The rows from *first on that are coded in one page, decoded once a head; *first moves to their
+ * end. */
+static tkv_status read_coded(tkv_cache *cache, const struct tkv_layer *layer, const struct read *r,
+                             size_t *first, size_t n_rows, float *decoded, tkv_error *err)
 {
     const uint32_t D = layer->head_dim[r->kind];
     struct coded_in in, next;
     uint32_t row;
-    size_t end = first + 1;
-    find_coded(layer, r->slots[first], &in, &row);
+    size_t end = *first + 1;
+    find_coded(layer, r->slots[*first], &in, &row);
     while (end < n_rows && find_coded(layer, r->slots[end], &next, &row) && next.page == in.page &&
            next.span == in.span && next.i_page == in.i_page)
         end++;
+    if (in.page) {
+        tkv_page_ahead(cache, layer, in.page);
+        const tkv_status status = tkv_page_hold(cache, layer, in.page, err);
+        if (status != TKV_OK)
+            return status;
+    }
     for (uint32_t head = 0; head < layer->shape.n_kv_heads; head++) {
         decode_in(cache, layer, &in, r->kind, head, decoded);
-        for (size_t i = first; i < end; i++) {
+        for (size_t i = *first; i < end; i++) {
             find_coded(layer, r->slots[i], &next, &row);
             put_decoded(cache, layer, r, i, head, decoded + (size_t)row * D);
         }
     }
-    return end;
+    if (in.page)
+        tkv_page_let(cache, layer, in.page);
+    *first = end;
+    return TKV_OK;
 }
 
 static void read_zeros(const struct tkv_layer *layer, const struct read *r, size_t i)
@@ -234,7 +244,7 @@ tkv_status tkv_cache_read(tkv_cache *cache, uint32_t index, tkv_kind kind, size_
     if (!layer || (n_rows && (!slots || !rows)))
         return tkv_fail(err, TKV_ERR_INVALID, "no layer %u, no slots, or nowhere to read to",
                         index);
-    const tkv_status status = check_slots(layer, n_rows, slots, err);
+    tkv_status status = check_slots(layer, n_rows, slots, err);
     if (status != TKV_OK)
         return status;
     const size_t bytes = tkv_decode_scratch_bytes(layer);
@@ -242,11 +252,11 @@ tkv_status tkv_cache_read(tkv_cache *cache, uint32_t index, tkv_kind kind, size_
     if (!decoded)
         return tkv_fail_nomem(err, bytes, "scratch");
     const struct read r = {kind, slots, rows, type, stride};
-    for (size_t i = 0; i < n_rows;) {
+    for (size_t i = 0; i < n_rows && status == TKV_OK;) {
         uint32_t row, stream;
         struct coded_in in;
         if (find_coded(layer, slots[i], &in, &row)) {
-            i = read_coded(cache, layer, &r, i, n_rows, decoded);
+            status = read_coded(cache, layer, &r, &i, n_rows, decoded, err);
             continue;
         }
         const struct tkv_page *page = tkv_page_of(layer, slots[i], &row, &stream);
@@ -256,5 +266,5 @@ tkv_status tkv_cache_read(tkv_cache *cache, uint32_t index, tkv_kind kind, size_
             read_zeros(layer, &r, i);
         i++;
     }
-    return TKV_OK;
+    return status;
 }

@@ -106,17 +106,24 @@ void tkv_coding_drop(tkv_cache *cache, struct tkv_layer *layer, const struct tkv
     tkv_places_drop(cache, coding->places);
 }
 
-static void finish(tkv_cache *cache, struct tkv_layer *layer, const struct tkv_coding *coding)
+/* On failure the page stays open. */
+static tkv_status finish(tkv_cache *cache, struct tkv_layer *layer, const struct tkv_coding *coding,
+                         tkv_error *err)
 {
     struct tkv_page *page = coding->page;
     const struct tkv_page open = *page;
+    void *sealed;
+    const tkv_status status = tkv_sealed_keep(cache, layer, coding->record, &sealed, err);
+    if (status != TKV_OK)
+        return status;
     tkv_page_drop(cache, layer, page);
     page->state = TKV_PAGE_SEALED;
     page->valid[TKV_K] = page->valid[TKV_V] = open.valid[TKV_K];
     page->visual = open.visual;
-    page->record = coding->record;
+    page->record = sealed;
     page->turn = coding->turn;
     page->places = coding->places;
+    return TKV_OK;
 }
 
 static size_t count_due(const tkv_cache *cache, const struct tkv_layer *layer)
@@ -157,13 +164,15 @@ tkv_status tkv_cache_seal(tkv_cache *cache, uint32_t index, tkv_error *err)
         return tkv_fail_nomem(err, n_due * sizeof *list, "sealing");
     size_t n = 0;
     const tkv_status begun = begin_due(cache, layer, list, &n, err);
-    const tkv_status coded = tkv_code_pages(cache, layer, list, n, err);
+    tkv_status coded = tkv_code_pages(cache, layer, list, n, err);
     for (size_t i = 0; i < n; i++) {
         if (coded == TKV_OK)
-            finish(cache, layer, &list[i]);
-        else
+            coded = finish(cache, layer, &list[i], err);
+        if (coded != TKV_OK)
             tkv_coding_drop(cache, layer, &list[i]);
     }
+    if (cache->tier)
+        tkv_tier_write_behind(cache->tier);
     tkv_free(&cache->ctx->allocator, list, n_due * sizeof *list);
     return begun != TKV_OK ? begun : coded;
 }

@@ -26,7 +26,8 @@ pkg_config*)
     else
         libdir=$(flags --variable=libdir)
         # shellcheck disable=SC2046
-        "$cc" -std=c99 -Wall -Wextra -Werror "$project/main.c" -o "$work/consumer" $(flags --cflags) "$libdir/libtightkv.a" -lm
+        "$cc" -std=c99 -Wall -Wextra -Werror "$project/main.c" -o "$work/consumer" $(flags --cflags) "$libdir/libtightkv.a" \
+            $(flags --static --libs-only-l | sed 's/-ltightkv//')
     fi
     LD_LIBRARY_PATH=$(flags --variable=libdir) "$work/consumer"
     ;;
