@@ -2,13 +2,14 @@
 #include <cblas.h>
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "calibrate.h"
 #include "index_learn.h"
 
 enum {
-    N_ROUNDS = 25,
-    NEAR = 64 /* tokens whose queries are not far: A2ATS's window */
+    N_ROUNDS = 6,
+    NEAR = 64 /* queries from here on are far: A2ATS's window */
 };
 
 /* One head's part of the tensors. */
@@ -27,14 +28,70 @@ static void covariance(const struct cal_head *h, double *out)
                                      h->plain_sum[i] / h->n * (h->plain_sum[j] / h->n);
 }
 
-static bool make_basis(const struct cal_head *from, struct head *out)
+/* ---- which queries ask ---------------------------------------------------------------------- */
+
+/* Turns both sides of a symmetric matrix, pair by pair: cosine and sine. */
+static void turn_both(const struct graph_rope *rope, double (*turn)[2], uint32_t dim, double *m)
+{
+    const uint32_t step = rope->halves ? 1 : 2, apart = rope->halves ? rope->n_pairs : 1;
+    for (int side = 0; side < 2; side++)
+        for (uint32_t i = 0; i < rope->n_pairs; i++) {
+            const size_t along = side ? dim : 1, across = side ? 1 : dim;
+            double *a = m + i * step * along, *b = a + apart * along;
+            for (uint32_t k = 0; k < dim; k++, a += across, b += across) {
+                const double x = *a, y = *b;
+                *a = x * turn[i][0] - y * turn[i][1];
+                *b = x * turn[i][1] + y * turn[i][0];
+            }
+        }
+}
+
+/* The mean turn over distances [from, from + n). */
+static void mean_turn(const struct graph_rope *rope, double from, double n, double (*turn)[2])
+{
+    for (uint32_t i = 0; i < rope->n_pairs; i++) {
+        double c = 0, s = 0;
+        for (double d = from; d < from + n; d++) {
+            c += cos(d * (double)rope->freq[i]);
+            s += sin(d * (double)rope->freq[i]);
+        }
+        turn[i][0] = c / n;
+        turn[i][1] = s / n;
+    }
+}
+
+/* Second moments of queries as they ask in the bands of distances of a whole context, all bands
+ * alike: see index.h of the library. */
+static void over_bands(const struct calibration *c, const struct cal_layer *layer,
+                       const double *far, uint32_t dim, double *out)
+{
+    const size_t square = (size_t)dim * dim;
+    double *plain = cli_alloc(square, sizeof(*plain)), *band = cli_alloc(square, sizeof(*band));
+    double(*turn)[2] = cli_alloc(layer->rope.n_pairs + 1, sizeof(*turn));
+    memcpy(plain, far, square * sizeof(*plain));
+    mean_turn(&layer->rope, -CAL_FAR, 1, turn);
+    turn_both(&layer->rope, turn, dim, plain);
+    memset(out, 0, square * sizeof(*out));
+    for (uint32_t from = NEAR; from == NEAR || from < c->session->n_ctx_train; from *= 2) {
+        mean_turn(&layer->rope, from, from, turn);
+        memcpy(band, plain, square * sizeof(*band));
+        turn_both(&layer->rope, turn, dim, band);
+        for (size_t i = 0; i < square; i++)
+            out[i] += band[i];
+    }
+    free(plain), free(band), free(turn);
+}
+
+/* ---- one head ------------------------------------------------------------------------------- */
+
+static bool make_basis(const struct cal_head *from, const double *queries, struct head *out)
 {
     const uint32_t n = from->dim;
     const size_t square = (size_t)n * n;
     double *keys = cli_alloc(square, sizeof(*keys));
     double *to = cli_alloc(square, sizeof(*to)), *ask = cli_alloc(square, sizeof(*ask));
     covariance(from, keys);
-    const bool good = index_basis(from->query_far, keys, n, to, ask);
+    const bool good = index_basis(queries, keys, n, to, ask);
     for (size_t i = 0; i < square && good; i++) {
         out->to[i] = (float)to[i];
         out->ask[i] = (float)ask[i];
@@ -77,11 +134,18 @@ static void scale(float *z, size_t n, struct head *h)
     }
 }
 
-static int train_head(const struct calibration *c, size_t layer, uint32_t head, struct head *h)
+static int train_head(const struct calibration *c, size_t layer, uint32_t head, bool bands,
+                      struct head *h)
 {
     const struct cal_layer *l = &c->layers[layer];
+    const struct cal_head *from = &l->heads[TKV_SPAN_TEXT][TKV_K][head];
     const struct cal_samples s = cal_samples(c, layer, TKV_K, TKV_SPAN_TEXT);
-    if (!make_basis(&l->heads[TKV_SPAN_TEXT][TKV_K][head], h))
+    double *queries = cli_alloc((size_t)h->dim * h->dim, sizeof(*queries));
+    if (bands)
+        over_bands(c, l, from->query_far, h->dim, queries);
+    const bool good = make_basis(from, bands ? queries : from->query_far, h);
+    free(queries);
+    if (!good)
         return cli_fail("layer %d: queries or keys that do not vary: no index", l->layer);
     const size_t n_codes = (size_t)h->n_codes * h->dim;
     float *z = coefficients(c, &s, head, h), *centroids = cli_alloc(n_codes, sizeof(*centroids));
@@ -94,7 +158,7 @@ static int train_head(const struct calibration *c, size_t layer, uint32_t head, 
     return CLI_OK;
 }
 
-static int train_layer(const struct calibration *c, size_t layer, struct cal_book *book)
+static int train_layer(const struct calibration *c, size_t layer, bool bands, struct cal_book *book)
 {
     const struct cal_layer *l = &c->layers[layer];
     const uint32_t D = l->heads[TKV_SPAN_TEXT][TKV_K]->dim, n = l->n_kv_heads;
@@ -107,7 +171,7 @@ static int train_layer(const struct calibration *c, size_t layer, struct cal_boo
                              cli_alloc(n, n_codes)};
     int rc = CLI_OK;
     for (uint32_t h = 0; h < n && rc == CLI_OK; h++)
-        rc = train_head(c, layer, h,
+        rc = train_head(c, layer, h, bands,
                         &(struct head){D, c->index_codes, all.to + h * square, all.ask + h * square,
                                        all.mean + (size_t)h * D, all.codes + h * n_codes});
     if (rc == CLI_OK) {
@@ -123,8 +187,7 @@ static int train_layer(const struct calibration *c, size_t layer, struct cal_boo
     return rc;
 }
 
-/* Of keys that cannot be indexed, or too few. */
-static int check(const struct calibration *c)
+int cal_index_check(const struct calibration *c)
 {
     const struct cal_samples s = cal_samples(c, 0, TKV_K, TKV_SPAN_TEXT);
     for (size_t i = 0; i < c->n_layers; i++)
@@ -139,12 +202,22 @@ static int check(const struct calibration *c)
     return CLI_OK;
 }
 
-int cal_train_index(const struct calibration *c, struct cal_book *book)
+static int train(const struct calibration *c, bool bands, struct cal_book *book)
 {
-    int rc = check(c);
+    int rc = cal_index_check(c);
     for (size_t i = 0; i < c->n_layers && rc == CLI_OK; i++)
-        rc = train_layer(c, i, book);
+        rc = train_layer(c, i, bands, book);
     cal_book_set(book, "qvq.far", CAL_FAR);
     cal_book_set(book, "qvq.window", NEAR);
     return rc;
+}
+
+int cal_train_index(const struct calibration *c, struct cal_book *book)
+{
+    return train(c, true, book);
+}
+
+int cal_train_index_far(const struct calibration *c, struct cal_book *book)
+{
+    return train(c, false, book);
 }

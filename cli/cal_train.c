@@ -9,6 +9,7 @@ static const struct cal_trainer trainers[] = {
     {"cq", "codebooks of cq4 and cq8", cal_train_cq},
     {"cq-weighted", "the same, where rows count by what their errors cost", cal_train_cq_weighted},
     {"index", "codes of the retrieval index", cal_train_index},
+    {"index-far", "the same for queries at one distance, as A2ATS has it", cal_train_index_far},
 };
 
 const struct cal_trainer *cal_trainer(const char *name)

@@ -41,7 +41,7 @@ static int parse(struct options *o, int argc, char **argv)
         {"tokens", 0, CLI_COUNT, &o->n_tokens, "N", "tokens to learn from (65536, or all)", 1,
          1 << 24, false},
         {"train", 0, CLI_LIST, &o->trainers, "LIST",
-         "what to train: tight (the default), rvq, cq, cq-weighted, index", 0, 0, true},
+         "what to train: tight (the default), rvq, cq, cq-weighted, index, index-far", 0, 0, true},
         {"index", 0, CLI_FLAG, &o->index, NULL, "train the retrieval index too", 0, 0, false},
         {"index-codes", 0, CLI_COUNT, &o->index_codes, "N", "its codes for every head (4096)", 16,
          32768, false},
@@ -68,6 +68,15 @@ static int parse(struct options *o, int argc, char **argv)
         return -1 - cli_misuse("calibrate", "--index-codes %lld: give a multiple of 16",
                                (long long)o->index_codes);
     return first;
+}
+
+/* Whether the list of trainers has a retrieval index. */
+static bool names_index(const struct options *o)
+{
+    for (size_t i = 0; i < o->trainers.n; i++)
+        if (strncmp(o->trainers.items[i], "index", strlen("index")) == 0)
+            return true;
+    return false;
 }
 
 /* ---- gathering ------------------------------------------------------------------------------ */
@@ -149,6 +158,8 @@ static int learn(struct calibration *c, const struct options *o, const struct ha
                                   {in.window, in.pictures.embeddings.shape[1]}};
     if (rc == CLI_OK)
         rc = cal_stats_open(c, path, &plan);
+    if (rc == CLI_OK && (o->index || names_index(o)))
+        rc = cal_index_check(c);
     if (rc == CLI_OK)
         rc = gather(&(struct work){.c = c, .in = &in}, o->common.level);
     cal_input_free(&in);
@@ -157,14 +168,6 @@ static int learn(struct calibration *c, const struct options *o, const struct ha
 }
 
 /* ---- training ------------------------------------------------------------------------------- */
-
-static bool names_index(const struct options *o)
-{
-    for (size_t i = 0; i < o->trainers.n; i++)
-        if (strcmp(o->trainers.items[i], "index") == 0)
-            return true;
-    return false;
-}
 
 static int train(const struct calibration *c, const struct options *o)
 {

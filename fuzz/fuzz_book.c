@@ -1,11 +1,14 @@
 /* Books: whatever the bytes are, they open or are refused with one line; a layer takes its models from
- * them or is refused; and what such a layer coded comes back, with values of any kind.
+ * them or is refused; and what such a layer coded comes back, with values of any kind. Keys get codes
+ * that there are.
  *
  * The first byte says which codecs the layer has, the rest is the file. */
 #include <stdlib.h>
 #include <string.h>
 
+#include "cpu/features.h"
 #include "fuzz.h"
+#include "index/index.h"
 
 enum {
     HEAD_DIM = 32,
@@ -94,6 +97,45 @@ static void use(tkv_context *ctx, const tkv_book *book, const char *text)
     tkv_cache_destroy(cache);
 }
 
+static void ask_index(const struct tkv_index_model *m)
+{
+    struct tkv_kernels k;
+    float rows[3 * HEAD_DIM];
+    float *table = aligned_alloc(64, (size_t)m->n_codes * 3 * sizeof *table);
+    uint16_t codes[3];
+    uint64_t noise = 1;
+    FUZZ_CHECK(table != NULL);
+    for (size_t i = 0; i < 3 * HEAD_DIM; i++)
+        rows[i] = fuzz_uniform(&noise);
+    tkv_kernels_init(&k, tkv_cpu_features());
+    tkv_index_encode(&k, m, rows, 3, codes);
+    for (size_t i = 0; i < 3; i++)
+        FUZZ_CHECK(codes[i] < m->n_codes);
+    tkv_index_table(&k, m, rows, 3, table);
+    free(table);
+}
+
+static void use_index(const uint8_t *bytes, size_t size)
+{
+    struct tkv_gguf file;
+    struct tkv_index_model models[2];
+    tkv_error err;
+    if (tkv_gguf_open(bytes, size, &file, &err) != TKV_OK)
+        return;
+    const size_t n_bytes = tkv_index_model_bytes(&file, 0, 2, HEAD_DIM);
+    if (n_bytes == 0)
+        return;
+    void *room = aligned_alloc(64, n_bytes);
+    FUZZ_CHECK(room != NULL);
+    memset(&err, 0xa5, sizeof err);
+    const tkv_status status = tkv_index_bind(&file, 0, 2, HEAD_DIM, room, models, &err);
+    if (status == TKV_OK)
+        ask_index(&models[1]);
+    else
+        check_refusal(status, &err);
+    free(room);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct fuzz_input in = {data, size};
@@ -108,6 +150,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (status == TKV_OK) {
         read_all(book);
         use(ctx, book, spec);
+        use_index(bytes, in.size);
         tkv_book_close(book);
     } else {
         check_refusal(status, &err);

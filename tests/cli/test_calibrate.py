@@ -110,6 +110,26 @@ class Made(BookTest):
         self.assertTrue(any("cq" in name for name in names), names)
         self.assertLess(self.kld("k=cq4,v=cq4,sink=0,tail=0", book=self.out), 3)
 
+    def index_of(self, *args):
+        """The bytes of a book with an index of 64 codes, and its tensors by name."""
+        self.calibrate(self.model, "--text", TEXT, "--tokens", 2048, "--index-codes", 64, *args)
+        tensors = {t["name"]: t for t in self.json_of("book", "show", self.out)["tensors"]}
+        return bytes_of(self.out), tensors
+
+    def test_index(self):
+        made, tensors = self.index_of("--index")
+        self.assertEqual(tensors["qvq.blk.*.codes"]["dims"], [32, 64, 2, 1])
+        self.assertEqual((tensors["qvq.blk.*.to"]["dims"], tensors["qvq.blk.*.mean"]["dims"]),
+                         ([32, 32, 2, 1], [32, 1, 2, 1]))
+        self.assertEqual(tensors["qvq.blk.*.ask"]["count"], 2)
+        self.assertIn("blk.*.attn_k.to", tensors)
+        self.assertEqual(self.index_of("--index", "-t", 1)[0], made)
+        self.assertEqual(self.index_of("--train", "tight,index", "--index")[0], made)
+        self.assertNotEqual(self.index_of("--index", "--seed", 2)[0], made)
+        alone, tensors = self.index_of("--train", "index")
+        self.assertNotIn("blk.*.attn_k.to", tensors)
+        self.assertNotEqual(self.index_of("--train", "index-far")[0], alone)
+
     def cut(self, args, how, share):
         """Runs until `share` percent are done, then sends a signal; the share that it began with."""
         with subprocess.Popen([os.environ["TIGHTKV"], *map(str, args)], stderr=subprocess.PIPE, text=True) as child:
@@ -141,7 +161,9 @@ class Refused(BookTest):
     def test_misuse(self):
         for args, says in [((), "give one MODEL"), ((self.model, self.model), "give one MODEL"),
                            ((self.model, "--text", TEXT), "-o BOOK"), ((self.model, "-o", self.out), "--text FILE"),
-                           ((self.model, "--text", TEXT, "-o", self.out, "--train", "tigth"), "tigth")]:
+                           ((self.model, "--text", TEXT, "-o", self.out, "--train", "tigth"), "tigth"),
+                           ((self.model, "--text", TEXT, "-o", self.out, "--index-codes", 24), "multiple of 16"),
+                           ((self.model, "--text", TEXT, "-o", self.out, "--index-codes", 65536), "32768")]:
             with self.subTest(says):
                 self.assert_refused(command.USAGE, "calibrate", *args, says=says)
 
@@ -162,6 +184,8 @@ class Refused(BookTest):
                 self.assertRegex(err, says)
         self.assert_refused(command.DATA, "calibrate", self.model, "--text", TEXT, "--tokens", 1 << 20, "-o", self.out,
                             says="ask for fewer")
+        self.assert_refused(command.DATA, "calibrate", self.model, "--text", TEXT, "--tokens", 2048, "--index", "-o",
+                            self.out, says="2048 tokens were sampled, too few for an index of 4096 codes")
         self.assertFalse(os.path.exists(self.out))
 
     def test_of_another_model(self):

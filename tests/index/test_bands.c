@@ -5,6 +5,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #include <cmocka.h>
 
@@ -51,11 +52,46 @@ static void test_mean_of_turns(void **state)
     }
 }
 
+/* By the kernel that turns queries, for either way to pair values. */
+static void test_scores_of_a_band(void **state)
+{
+    (void)state;
+    struct tkv_kernels k;
+    float freq[PAIRS], turn[PAIRS][2], q[2 * PAIRS], key[2 * PAIRS];
+    tkv_kernels_init(&k, 0);
+    for (uint32_t i = 0; i < 2 * PAIRS; i++) {
+        freq[i / 2] = powf(1000.0f, -(float)(i / 2) / PAIRS);
+        q[i] = (float)(i % 7) - 3, key[i] = (float)(i % 5) - 1;
+    }
+    for (uint32_t half = 0; half <= PAIRS; half += PAIRS) {
+        double mean = 0, got = 0;
+        for (uint32_t distance = 128; distance < 256; distance++) {
+            float turned[2 * PAIRS];
+            memcpy(turned, q, sizeof turned);
+            for (uint32_t i = 0; i < PAIRS; i++) {
+                turn[i][0] = cosf((float)distance * freq[i]);
+                turn[i][1] = sinf((float)distance * freq[i]);
+            }
+            k.turn(turned, 1, 2 * PAIRS, half, PAIRS, (const float(*)[2])turn);
+            for (uint32_t i = 0; i < 2 * PAIRS; i++)
+                mean += (double)turned[i] * (double)key[i] / 128;
+        }
+        float banded[2 * PAIRS];
+        memcpy(banded, q, sizeof banded);
+        tkv_index_band_turn(1, freq, PAIRS, turn);
+        k.turn(banded, 1, 2 * PAIRS, half, PAIRS, (const float(*)[2])turn);
+        for (uint32_t i = 0; i < 2 * PAIRS; i++)
+            got += (double)banded[i] * (double)key[i];
+        assert_true(fabs(got - mean) < 1e-3);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_edges),
         cmocka_unit_test(test_mean_of_turns),
+        cmocka_unit_test(test_scores_of_a_band),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
