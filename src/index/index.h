@@ -51,7 +51,8 @@ void tkv_index_encode(const struct tkv_kernels *k, const struct tkv_index_model 
                       const float *keys, size_t n, uint16_t *codes);
 
 /* What n <= 16 far queries [n][D], times the scale of logits, score each code: table
- * [n][n_codes], 64-byte aligned. To about 14 bits; the same on every CPU. */
+ * [n][n_codes], 64-byte aligned. Queries are rounded to 8 bits, which moves a score by a fiftieth of
+ * what a code does. The same on every CPU. */
 void tkv_index_table(const struct tkv_kernels *k, const struct tkv_index_model *m, const float *q,
                      size_t n, float *table);
 

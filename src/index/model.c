@@ -10,7 +10,6 @@ enum {
     TILE = TKV_PAGE_TOKENS, /* codes */
     MOST_ROWS = 64,
     MOST_QUERIES = 16,
-    MOST_WEIGHT = 127 * 128, /* of a coefficient, in two planes of 8 bits */
     DEFAULT_FAR = 2048
 };
 
@@ -206,53 +205,28 @@ void tkv_index_encode(const struct tkv_kernels *k, const struct tkv_index_model 
 
 /* ---- scores of codes -------------------------------------------------------------------------- */
 
-/* Weights w in two planes of integers, w = (high * 128 + low) * the scale that is returned, 0 below
- * 2^-100; a NaN or an infinity gives a scale that is one. */
-static float split(const float *w, uint32_t D, int8_t *high, int8_t *low)
-{
-    float most = 0, sum = 0;
-    for (uint32_t d = 0; d < D; d++) {
-        const float size = fabsf(w[d]);
-        most = size > most ? size : most;
-        sum += w[d] * 0.0f; /* a NaN if any of them is not finite */
-    }
-    const bool live = most >= 0x1p-100f && sum == 0.0f;
-    const float inverse = live ? MOST_WEIGHT / most : 0;
-    for (uint32_t d = 0; d < D; d++) {
-        const int32_t x = live ? (int32_t)(w[d] * inverse + 12582912.0f - 12582912.0f) : 0;
-        high[d] = (int8_t)((x + 64 + MOST_WEIGHT) / 128 - 127);
-        low[d] = (int8_t)(x - high[d] * 128);
-    }
-    return live ? most / MOST_WEIGHT : sum;
-}
-
-/* Of the n_codes codes of a tile; s: [2 n][64], the high planes first. */
-static void join(const int32_t *s, const float *scale, const float *bias, size_t n, size_t n_codes,
-                 float *table, size_t stride)
-{
-    for (size_t r = 0; r < n; r++) {
-        const int32_t *high = s + r * TILE, *low = s + (n + r) * TILE;
-        for (size_t c = 0; c < n_codes; c++)
-            table[r * stride + c] = (float)(high[c] * 128 + low[c]) * scale[r] + bias[r];
-    }
-}
-
 void tkv_index_table(const struct tkv_kernels *k, const struct tkv_index_model *m, const float *q,
                      size_t n, float *table)
 {
-    const uint32_t D = m->head_dim;
+    const uint32_t D = m->head_dim, n_rows = (uint32_t)n;
     _Alignas(64) float w[MOST_QUERIES * TKV_MAX_HEAD_DIM];
-    _Alignas(64) int8_t planes[2 * MOST_QUERIES * TKV_MAX_HEAD_DIM];
-    _Alignas(64) int32_t s[2 * MOST_QUERIES * TILE];
+    _Alignas(64) int8_t w8[MOST_QUERIES * TKV_MAX_HEAD_DIM];
+    _Alignas(64) int32_t dots[MOST_QUERIES * TILE];
+    _Alignas(64) float scores[MOST_QUERIES * TILE], one[TILE];
     float scale[MOST_QUERIES], bias[MOST_QUERIES];
+    int32_t unused;
     k->basis(q, n, D, m->ask, w);
-    k->dot(m->mean, q, D, (uint32_t)n, D, bias);
+    k->dot(m->mean, q, D, n_rows, D, bias);
     for (size_t r = 0; r < n; r++)
-        scale[r] = split(w + r * D, D, planes + r * D, planes + (n + r) * D);
-    struct tkv_ahead ahead = {(uintptr_t)m->codes + (size_t)TILE * D, n < 4 ? 64 : 256 / n};
+        scale[r] = k->quantize_row_i8(w + r * D, D, w8 + r * D, &unused);
+    for (size_t c = 0; c < TILE; c++)
+        one[c] = 1;
+    struct tkv_ahead ahead = {(uintptr_t)m->codes + (size_t)TILE * D, n < 8 ? 64 : 512 / n};
     for (size_t c = 0; c < m->n_codes; c += TILE) {
         const size_t n_codes = m->n_codes - c < TILE ? m->n_codes - c : TILE;
-        k->score_i8(m->codes + c * D, planes, (uint32_t)(2 * n), D, s, &ahead);
-        join(s, scale, bias, n, n_codes, table + c, m->n_codes);
+        k->score_i8(m->codes + c * D, w8, n_rows, D, dots, &ahead);
+        k->scale_scores(dots, scale, one, bias, n_rows, scores);
+        for (size_t r = 0; r < n; r++)
+            memcpy(table + r * m->n_codes + c, scores + r * TILE, n_codes * sizeof *table);
     }
 }
