@@ -59,6 +59,7 @@ static void layer_release(tkv_cache *cache, struct tkv_layer *layer)
     tkv_free(a, layer->balance, balance_bytes);
     tkv_free(a, layer->q_square, balance_bytes);
     tkv_spans_release(cache, layer);
+    tkv_codes_release(cache, layer);
     tkv_free(a, layer->side_at, places_bytes(layer));
     for (int klass = 0; klass < TKV_N_CLASSES; klass++) {
         tkv_free(a, layer->page_at[klass], places_bytes(layer));
@@ -228,9 +229,12 @@ static tkv_status layer_codecs(tkv_cache *cache, struct tkv_layer *layer, tkv_er
         status = lay_out_pages(cache, layer, klass, err);
     if (status == TKV_OK)
         status = lay_out_sides(cache, layer, err);
-    if (status == TKV_OK && has_cap(layer, TKV_CAP_TURNS | TKV_CAP_UNROTATES))
+    if (status == TKV_OK &&
+        (cache->spec.index || has_cap(layer, TKV_CAP_TURNS | TKV_CAP_UNROTATES)))
         status = tkv_turns_find(cache, layer, err);
-    layer->keeps_places = layer->turns && has_cap(layer, TKV_CAP_UNROTATES);
+    if (status == TKV_OK)
+        status = tkv_codes_bind(cache, layer, err);
+    layer->keeps_places = layer->turns && (layer->index || has_cap(layer, TKV_CAP_UNROTATES));
     if (status != TKV_OK)
         return status;
     layer->splits = !same_codec(chosen[TKV_SPAN_TEXT][TKV_K], chosen[TKV_SPAN_VISUAL][TKV_K]) ||
@@ -251,6 +255,10 @@ static tkv_status layer_memory(tkv_cache *cache, struct tkv_layer *layer, tkv_er
     if (cache->tier) {
         layer->block_pool = pool_for(cache, layer->shape.n_kv_heads * sizeof(struct tkv_block));
         complete = complete && layer->block_pool;
+    }
+    if (layer->index) {
+        layer->index->pool = pool_for(cache, tkv_codes_bytes(layer));
+        complete = complete && layer->index->pool;
     }
     if (has_cap(layer, TKV_CAP_BALANCES)) {
         layer->q_square = tkv_alloc_zero(a, (size_t)layer->shape.n_kv_heads *
@@ -330,7 +338,7 @@ static uint64_t layer_book_bytes(const struct tkv_layer *layer)
         for (int kind = TKV_K; kind <= TKV_V; kind++)
             if (from_book(&layer->codec[klass][kind]))
                 bytes += layer_model_bytes(layer, klass, kind);
-    return bytes;
+    return bytes + (layer->index ? layer->index->room_bytes : 0);
 }
 
 static uint64_t row_values(const struct tkv_layer *layer)
@@ -361,6 +369,19 @@ static void add_span_stats(const struct tkv_layer *layer, const struct tkv_span 
     s->n_pages_sealed += span->n_pages;
 }
 
+static uint64_t layer_index_bytes(const struct tkv_layer *layer)
+{
+    if (!layer->index)
+        return 0;
+    const uint64_t n_streams = layer->shape.n_streams;
+    uint64_t bytes = sizeof *layer->index + n_streams * sizeof *layer->index->n_known;
+    bytes +=
+        n_streams * layer->shape.n_kv_heads * layer->index->n_codes * sizeof *layer->index->counts;
+    for (size_t i = 0; i < n_streams * layer->pages_per_stream; i++)
+        bytes += layer->pages[i].codes ? layer->index->pool->record_bytes : 0;
+    return bytes;
+}
+
 static void add_layer_stats(const struct tkv_layer *layer, tkv_cache_stats *s)
 {
     for (int kind = TKV_K; kind <= TKV_V; kind++) {
@@ -369,7 +390,8 @@ static void add_layer_stats(const struct tkv_layer *layer, tkv_cache_stats *s)
         s->n_values += values;
         s->f16_bytes += 2 * values;
     }
-    s->meta_bytes += layer_meta_bytes(layer);
+    s->index_bytes += layer_index_bytes(layer);
+    s->meta_bytes += layer_meta_bytes(layer) + layer_index_bytes(layer);
     s->book_bytes += layer_book_bytes(layer);
     s->n_pages_open += layer->n_open;
     s->open_bytes += layer->n_open * layer->open_pool->record_bytes;

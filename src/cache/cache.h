@@ -10,6 +10,7 @@
 #include "cache/pool.h"
 #include "codec/codec.h"
 #include "format/gguf.h"
+#include "index/index.h"
 #include "tier/tier.h"
 #include "tightkv/tightkv.h"
 
@@ -37,7 +38,15 @@ struct tkv_page {
         uint32_t i_open; /* open: its place in the layer's list of open pages */
         uint32_t turn;   /* sealed: see tkv_turn_of */
     };
-    struct tkv_places *places; /* sealed, where a codec un-rotates keys */
+    struct tkv_places *places; /* sealed, where positions are kept */
+    struct tkv_codes *codes;   /* of its keys, in layers with an index; NULL: none yet */
+};
+
+/* Codes of a page's keys for the index. Rows of unknown position and visual rows with codecs of
+ * their own have none. */
+struct tkv_codes {
+    uint64_t known;
+    uint16_t code[]; /* [n_kv_heads][64] */
 };
 
 /* An open page's record begins with this; the rows follow: K [head][64][k_head_dim] f16, then V. */
@@ -116,7 +125,18 @@ struct tkv_layer {
     float *q_square;
     uint64_t q_count;
     struct tkv_turns *turns; /* of the cache; NULL: no codec wants them, or there is no RoPE */
-    bool keeps_places;       /* a codec un-rotates keys, and there is a RoPE */
+    bool keeps_places;       /* there is a RoPE, and a codec un-rotates keys or there is an index */
+    struct tkv_layer_index *index; /* NULL: none */
+};
+
+struct tkv_layer_index {
+    struct tkv_index_model *models; /* [n_kv_heads] */
+    void *room;                     /* what they point into */
+    size_t room_bytes;
+    uint32_t n_codes;
+    struct tkv_pool *pool; /* of tkv_codes */
+    uint64_t *n_known;     /* [n_streams] rows that have codes */
+    uint32_t *counts;      /* [n_streams][n_kv_heads][n_codes]: how many have each */
 };
 
 struct tkv_book {
@@ -308,6 +328,11 @@ tkv_status tkv_turns_reach(tkv_cache *cache, struct tkv_turns *turns, int32_t po
 void tkv_turns_release(tkv_cache *cache);
 /* The turn of an open page; 0 where no position is known. */
 uint32_t tkv_turn_of(const struct tkv_layer *layer, const struct tkv_page *page);
+/* One row of keys turned back by its own position, within reach. */
+void tkv_turn_back(const tkv_cache *cache, const struct tkv_layer *layer, int32_t pos, float *x);
+/* n rows of queries turned forth by any number of positions, on all axes. */
+void tkv_turn_by(const tkv_cache *cache, const struct tkv_layer *layer, double positions, float *x,
+                 size_t n);
 /* Turns n rows of keys back, or (by its mirror) forth again. */
 void tkv_turn_rows(const tkv_cache *cache, const struct tkv_layer *layer, uint32_t turn, bool forth,
                    float *x, size_t n);
@@ -356,6 +381,33 @@ static inline int32_t tkv_place(const struct tkv_places *p, uint32_t axis, uint3
 /* The positions of a page that opens again. */
 void tkv_places_restore(const struct tkv_places *places, struct tkv_open *info);
 void tkv_places_release(tkv_cache *cache);
+
+/* Position of a page's row on the first axis; TKV_NO_POS: unknown. */
+int32_t tkv_page_pos(const struct tkv_page *page, uint32_t t);
+
+/* --- codes for the index (codes.c) --- */
+
+/* Gives a layer its index, where the spec wants one there. */
+tkv_status tkv_codes_bind(tkv_cache *cache, struct tkv_layer *layer, tkv_error *err);
+void tkv_codes_release(tkv_cache *cache, struct tkv_layer *layer);
+/* Room for a page's codes. */
+tkv_status tkv_codes_open(struct tkv_layer *layer, struct tkv_page *page, tkv_error *err);
+/* Codes n keys that have just been stored in open pages with codes. */
+void tkv_codes_write(const tkv_cache *cache, struct tkv_layer *layer, size_t n,
+                     const int64_t *slots);
+/* Forgets those of some rows of a page; of all, and gives the room back. */
+void tkv_codes_forget(struct tkv_layer *layer, struct tkv_page *page, uint64_t rows);
+void tkv_codes_drop(struct tkv_layer *layer, struct tkv_page *page);
+/* Copies a page's codes to one that has room for them and no codes. */
+void tkv_codes_copy(struct tkv_layer *layer, struct tkv_page *dst, const struct tkv_page *src);
+/* Bytes of a page's codes. */
+size_t tkv_codes_bytes(const struct tkv_layer *layer);
+/* How many rows of a stream have each code. */
+static inline uint32_t *tkv_code_counts(const struct tkv_layer *layer, size_t stream, uint32_t head)
+{
+    return layer->index->counts +
+           (stream * layer->shape.n_kv_heads + head) * (size_t)layer->index->n_codes;
+}
 
 /* --- coding (coding.c) --- */
 

@@ -49,6 +49,7 @@ static tkv_status forget_in_page(tkv_cache *cache, struct tkv_layer *layer, stru
         before[kind] = rows_in(page, (tkv_kind)kind);
     if (n < TKV_PAGE_TOKENS) {
         forget_rows(layer, page, first, n);
+        tkv_codes_forget(layer, page, mask);
         for (int kind = TKV_K; kind <= TKV_V; kind++)
             after[kind] = rows_in(page, (tkv_kind)kind);
     }
@@ -121,14 +122,20 @@ static tkv_status copy_page(tkv_cache *cache, struct tkv_layer *layer, struct tk
     tkv_status status = forget_in_page(cache, layer, dst, 0, TKV_PAGE_TOKENS, err);
     if (status != TKV_OK || src->state == TKV_PAGE_EMPTY)
         return status;
+    if (src->codes)
+        status = tkv_codes_open(layer, dst, err);
+    if (status != TKV_OK)
+        return status;
     if (src->state == TKV_PAGE_SEALED) {
         void *record;
         status = tkv_sealed_copy(cache, layer, src, &record, err);
         if (status != TKV_OK)
             return status;
+        struct tkv_codes *codes = dst->codes;
         *dst = *src;
         dst->record = record;
         dst->spanned = 0;
+        dst->codes = codes;
         tkv_places_hold(dst->places);
     } else {
         status = tkv_page_open(cache, layer, dst, err);
@@ -146,6 +153,7 @@ static tkv_status copy_page(tkv_cache *cache, struct tkv_layer *layer, struct tk
     }
     for (int kind = TKV_K; kind <= TKV_V; kind++)
         layer->n_rows[kind] += rows_in(dst, (tkv_kind)kind);
+    tkv_codes_copy(layer, dst, src);
     return TKV_OK;
 }
 

@@ -160,6 +160,7 @@ tkv_status tkv_page_open(tkv_cache *cache, struct tkv_layer *layer, struct tkv_p
         .valid = {page->valid[TKV_K], page->valid[TKV_V]},
         .visual = page->visual,
         .spanned = page->spanned,
+        .codes = page->codes,
     };
     if (!open.record)
         return tkv_fail_nomem(err, layer->open_pool->record_bytes, "an open page");
@@ -184,6 +185,7 @@ tkv_status tkv_page_open(tkv_cache *cache, struct tkv_layer *layer, struct tkv_p
 void tkv_page_drop(tkv_cache *cache, struct tkv_layer *layer, struct tkv_page *page)
 {
     tkv_places_drop(cache, page->places);
+    tkv_codes_drop(layer, page);
     if (page->state == TKV_PAGE_OPEN) {
         unlist_open(layer, page);
         tkv_pool_give(layer->open_pool, page->record);

@@ -155,6 +155,13 @@ void tkv_places_restore(const struct tkv_places *places, struct tkv_open *info)
     }
 }
 
+int32_t tkv_page_pos(const struct tkv_page *page, uint32_t t)
+{
+    if (page->state == TKV_PAGE_OPEN)
+        return tkv_open_info(page)->pos[t];
+    return page->places ? tkv_place(page->places, 0, t) : TKV_NO_POS;
+}
+
 void tkv_places_release(tkv_cache *cache)
 {
     const tkv_allocator *a = &cache->ctx->allocator;

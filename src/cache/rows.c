@@ -101,7 +101,10 @@ tkv_status tkv_cache_write(tkv_cache *cache, uint32_t index, size_t n_rows, cons
         status = tkv_spans_lift(cache, layer, n_rows, slots, klass, k.data != NULL, err);
     for (size_t i = 0; i < n_rows && status == TKV_OK; i++) {
         uint32_t row, stream;
-        status = tkv_page_open(cache, layer, tkv_page_of(layer, slots[i], &row, &stream), err);
+        struct tkv_page *page = tkv_page_of(layer, slots[i], &row, &stream);
+        status = tkv_page_open(cache, layer, page, err);
+        if (status == TKV_OK && layer->index && k.data)
+            status = tkv_codes_open(layer, page, err);
     }
     const size_t n_pos = n_rows * (layer->shape.n_axes == TKV_N_AXES ? TKV_N_AXES : 1);
     for (size_t i = 0; layer->turns && pos && i < n_pos && status == TKV_OK; i++)
@@ -114,6 +117,8 @@ tkv_status tkv_cache_write(tkv_cache *cache, uint32_t index, size_t n_rows, cons
     const struct write w = {slots, pos, n_rows, klass, {k, v}};
     for (size_t i = 0; i < n_rows; i++)
         write_row(cache, layer, &w, i);
+    if (layer->index && k.data)
+        tkv_codes_write(cache, layer, n_rows, slots);
     /* Without memory the span stays as it is, and is tried again when the layer seals. */
     (void)!tkv_spans_seal(cache, layer, NULL);
     return TKV_OK;

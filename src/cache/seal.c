@@ -116,7 +116,9 @@ static tkv_status finish(tkv_cache *cache, struct tkv_layer *layer, const struct
     const tkv_status status = tkv_sealed_keep(cache, layer, coding->record, &sealed, err);
     if (status != TKV_OK)
         return status;
+    page->codes = NULL; /* they stay */
     tkv_page_drop(cache, layer, page);
+    page->codes = open.codes;
     page->state = TKV_PAGE_SEALED;
     page->valid[TKV_K] = page->valid[TKV_V] = open.valid[TKV_K];
     page->visual = open.visual;

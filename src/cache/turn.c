@@ -238,6 +238,31 @@ static void angle_at(const struct tkv_turns *t, uint32_t p, int32_t pos, float *
     *sin_out = far[0] * near_sin - far[1] * near[0];
 }
 
+void tkv_turn_back(const tkv_cache *cache, const struct tkv_layer *layer, int32_t pos, float *x)
+{
+    const struct tkv_turns *turns = layer->turns;
+    float turn[TKV_MAX_HEAD_DIM / 2][2];
+    for (uint32_t p = 0; p < turns->n_pairs; p++) {
+        angle_at(turns, p, pos, &turn[p][0], &turn[p][1]);
+        turn[p][1] = -turn[p][1];
+    }
+    cache->ctx->kernels.turn(x, 1, layer->head_dim[TKV_K], turns->half, turns->n_pairs,
+                             (const float(*)[2])turn);
+}
+
+void tkv_turn_by(const tkv_cache *cache, const struct tkv_layer *layer, double positions, float *x,
+                 size_t n)
+{
+    const struct tkv_turns *turns = layer->turns;
+    float turn[TKV_MAX_HEAD_DIM / 2][2];
+    for (uint32_t p = 0; p < turns->n_pairs; p++) {
+        angle((double)turns->freq[p] * positions, turn[p]);
+        turn[p][1] = -turn[p][1];
+    }
+    cache->ctx->kernels.turn(x, n, layer->head_dim[TKV_K], turns->half, turns->n_pairs,
+                             (const float(*)[2])turn);
+}
+
 struct tkv_angles tkv_page_angles(const struct tkv_turns *turns, const struct tkv_places *places,
                                   float *room)
 {

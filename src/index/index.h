@@ -25,10 +25,10 @@
  * mean square difference of scores, in steps squared. */
 struct tkv_index_model {
     uint32_t head_dim, n_codes;
-    float far;           /* tokens that far queries stand behind their keys */
-    const float *mean;   /* [D] */
-    const float *to;     /* [D][D] */
-    const float *ask;    /* [D][D] inverse of `to`, transposed: q * ask are a query's weights of the
+    float far;         /* tokens that far queries stand behind their keys */
+    const float *mean; /* [D] */
+    const float *to;   /* [D][D] */
+    const float *ask;  /* [D][D] inverse of `to`, transposed: q * ask are a query's weights of the
                           * coefficients */
     const uint8_t *codes; /* coefficients: i8 tiles of K, the last one filled up with zeros */
     const int32_t *half;  /* of each place in the tiles: floor(|c|^2 / 2), or TKV_INDEX_NEVER */
