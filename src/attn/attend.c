@@ -4,6 +4,7 @@
 
 #include "attn/attn.h"
 #include "attn/rounds.h"
+#include "attn/select.h"
 #include "base/alloc.h"
 #include "base/bits.h"
 #include "base/parallel.h"
@@ -43,6 +44,23 @@ static int64_t column_of(size_t i_page)
     return (int64_t)(i_page * TKV_PAGE_TOKENS);
 }
 
+/* Slots of a page that query i of the item reads, rows in spans apart. */
+static uint64_t picked_bits(const struct tkv_worker *w, size_t i_page, uint32_t i)
+{
+    const struct tkv_attend_job *job = w->job;
+    const size_t list = (w->first_query + i) * job->layer->shape.n_kv_heads + w->head;
+    const uint64_t picked = job->picked ? job->picked[list * job->n_pages + i_page] : UINT64_MAX;
+    return picked & ~job->pages[i_page].spanned;
+}
+
+static bool is_read(const struct tkv_worker *w, size_t i_page)
+{
+    uint64_t bits = 0;
+    for (uint32_t i = 0; i < w->n_queries; i++)
+        bits |= picked_bits(w, i_page, i);
+    return bits != 0;
+}
+
 /* Strict: exact rows where sink and tail allow, coded ones elsewhere. */
 static void strict_page(struct tkv_worker *w, size_t i_page, const struct tkv_coding *shadow)
 {
@@ -51,8 +69,9 @@ static void strict_page(struct tkv_worker *w, size_t i_page, const struct tkv_co
     for (uint32_t i = 0; i < w->n_queries; i++) {
         const uint64_t bits =
             tkv_exact_bits(job->cache, job->layer, shadow->page, job->p->q_pos, w->first_query + i);
-        exact[i] = bits & ~shadow->page->spanned;
-        coded[i] = ~bits & ~shadow->page->spanned;
+        const uint64_t picked = picked_bits(w, i_page, i);
+        exact[i] = bits & picked;
+        coded[i] = ~bits & picked;
     }
     if (tkv_worker_mask(w, column_of(i_page), exact))
         tkv_worker_page(w, &(struct tkv_view){.page = shadow->page});
@@ -69,9 +88,10 @@ static void any_page(struct tkv_worker *w, size_t i_page, struct tkv_page *page)
     const struct tkv_layer *layer = w->job->layer;
     const bool sealed = page->state == TKV_PAGE_SEALED;
     uint64_t allow[TKV_BLOCK_ROWS];
-    for (uint32_t i = 0; page->spanned && i < w->n_queries; i++)
-        allow[i] = ~page->spanned;
-    if (tkv_worker_mask(w, column_of(i_page), page->spanned ? allow : NULL))
+    const bool some = page->spanned || w->job->picked;
+    for (uint32_t i = 0; some && i < w->n_queries; i++)
+        allow[i] = picked_bits(w, i_page, i);
+    if (tkv_worker_mask(w, column_of(i_page), some ? allow : NULL))
         tkv_worker_page(
             w, &(struct tkv_view){.page = page,
                                   .block = sealed ? tkv_page_block(layer, page, w->head) : NULL,
@@ -97,16 +117,25 @@ static void leave_basis(struct tkv_worker *w, uint8_t klass)
     }
 }
 
+/* The first page from i on that is read; end: none is. */
+static size_t next_read(const struct tkv_worker *w, size_t i, size_t end)
+{
+    while (i < end && w->job->picked && !is_read(w, i))
+        i++;
+    return i < end ? i : end;
+}
+
 static void run_pages(struct tkv_worker *w, size_t chunk)
 {
     const struct tkv_attend_job *job = w->job;
     const size_t first = chunk * TKV_CHUNK_PAGES;
     const size_t end =
         first + TKV_CHUNK_PAGES < job->n_pages ? first + TKV_CHUNK_PAGES : job->n_pages;
-    for (size_t i = first; i < end; i++) {
+    const size_t known = job->in_order ? job->n_pages : end; /* this thread goes on up to there */
+    for (size_t i = next_read(w, first, end), next; i < end; i = next) {
         struct tkv_page *page = &job->pages[i];
-        const bool follows = i + 1 < (job->in_order ? job->n_pages : end);
-        tkv_worker_look_ahead(w, page, follows ? page + 1 : NULL);
+        next = next_read(w, i + 1, known);
+        tkv_worker_look_ahead(w, page, next < known ? &job->pages[next] : NULL);
         if (job->shadows && job->shadows[i].record)
             strict_page(w, i, &job->shadows[i]);
         else
@@ -449,7 +478,8 @@ tkv_status tkv_attend(tkv_cache *cache, const tkv_attend_params *p, tkv_error *e
     plan(&job);
     if (layer->q_square)
         watch_queries(&cache->spec, layer, p, job.group);
-    if (cache->spec.strict)
+    status = tkv_select(cache, &job, err);
+    if (status == TKV_OK && cache->spec.strict)
         status = make_shadows(cache, layer, &job, err);
     if (status == TKV_OK)
         status = run(cache, &job, err);
@@ -457,34 +487,91 @@ tkv_status tkv_attend(tkv_cache *cache, const tkv_attend_params *p, tkv_error *e
     return status;
 }
 
+/* Whether the index can be asked for what a call would read. */
+static tkv_status plan_reading(tkv_cache *cache, const tkv_attend_params *p,
+                               struct tkv_attend_job *job, tkv_error *err)
+{
+    *job = (struct tkv_attend_job){.cache = cache, .layer = &cache->layers[p->layer], .p = p};
+    if (p->n_q == 0 || p->n_kv == 0)
+        return TKV_OK;
+    plan(job);
+    return p->q ? tkv_select(cache, job, err) : TKV_OK;
+}
+
+/* What one query sees of a page, and what all KV heads together read of that, exactly and at all. */
+struct reading {
+    uint64_t live, exact, read;
+};
+
+static void add_reading(const struct tkv_attend_job *job, size_t query, size_t i_page,
+                        struct reading *sum)
+{
+    const struct tkv_page *page = &job->pages[i_page];
+    const uint64_t live = tkv_live_bits(job->p, query, column_of(i_page));
+    uint64_t exact = 0;
+    if (page->state == TKV_PAGE_OPEN)
+        exact = ~page->spanned &
+                (job->cache->spec.strict
+                     ? tkv_exact_bits(job->cache, job->layer, page, job->p->q_pos, query)
+                     : UINT64_MAX);
+    const size_t n_heads = job->layer->shape.n_kv_heads;
+    const uint64_t *picked = job->picked;
+    for (size_t head = 0; head < n_heads; head++) {
+        const uint64_t of_page =
+            picked ? picked[(query * n_heads + head) * job->n_pages + i_page] : UINT64_MAX;
+        const uint64_t read = live & (of_page | page->spanned);
+        sum->live += tkv_count_bits(live);
+        sum->exact += tkv_count_bits(read & exact);
+        sum->read += tkv_count_bits(read);
+    }
+}
+
 tkv_status tkv_attend_fractions(tkv_cache *cache, const tkv_attend_params *p,
                                 double *exact_fraction, double *read_fraction, tkv_error *err)
 {
-    const tkv_status status = check(cache, p, true, err);
+    tkv_status status = check(cache, p, true, err);
     if (status != TKV_OK || !exact_fraction || !read_fraction)
         return status != TKV_OK ? status
                                 : tkv_fail(err, TKV_ERR_INVALID, "nowhere to put the fractions");
-    struct tkv_attend_job job = {.cache = cache, .layer = &cache->layers[p->layer], .p = p};
-    double exact_sum = 0;
+    struct tkv_attend_job job;
+    status = plan_reading(cache, p, &job, err);
+    if (status != TKV_OK)
+        return status;
+    double exact = 0, read = 0;
     size_t n = 0;
-    if (p->n_q)
-        plan(&job);
     for (size_t i = 0; i < p->n_q; i++) {
-        size_t live = 0, exact = 0;
-        for (size_t j = 0; j < job.n_pages; j++) {
-            const struct tkv_page *page = &job.pages[j];
-            const uint64_t bits = tkv_live_bits(p, i, column_of(j));
-            live += tkv_count_bits(bits);
-            if (page->state == TKV_PAGE_OPEN)
-                exact += tkv_count_bits(bits & ~page->spanned &
-                                        (cache->spec.strict
-                                             ? tkv_exact_bits(cache, job.layer, page, p->q_pos, i)
-                                             : UINT64_MAX));
-        }
-        if (live)
-            exact_sum += (double)exact / (double)live, n++;
+        struct reading sum = {0};
+        for (size_t j = 0; j < job.n_pages; j++)
+            add_reading(&job, i, j, &sum);
+        if (sum.live == 0)
+            continue;
+        exact += (double)sum.exact / (double)sum.live;
+        read += (double)sum.read / (double)sum.live;
+        n++;
     }
-    *exact_fraction = n ? exact_sum / (double)n : 1;
-    *read_fraction = 1;
+    *exact_fraction = n ? exact / (double)n : 1;
+    *read_fraction = n ? read / (double)n : 1;
+    return TKV_OK;
+}
+
+tkv_status tkv_attend_select(tkv_cache *cache, const tkv_attend_params *p, uint64_t *bits,
+                             tkv_error *err)
+{
+    tkv_status status = check(cache, p, true, err);
+    if (status == TKV_OK && (!bits || !p->q))
+        status = tkv_fail(err, TKV_ERR_INVALID, "q and bits must not be NULL");
+    struct tkv_attend_job job;
+    if (status == TKV_OK)
+        status = plan_reading(cache, p, &job, err);
+    if (status != TKV_OK)
+        return status;
+    const size_t n_heads = job.layer->shape.n_kv_heads, n_lists = p->n_q * n_heads;
+    for (size_t list = 0; list < n_lists; list++)
+        for (size_t j = 0; j < job.n_pages; j++) {
+            const uint64_t live = tkv_live_bits(p, list / n_heads, column_of(j));
+            const uint64_t picked =
+                job.picked ? job.picked[list * job.n_pages + j] | job.pages[j].spanned : live;
+            bits[list * job.n_pages + j] = live & picked;
+        }
     return TKV_OK;
 }

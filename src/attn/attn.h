@@ -72,6 +72,8 @@ struct tkv_attend_job {
      * chunk where the call is split, one where it goes in rounds; 0: none. */
     float *partials;
     size_t n_kept;
+    uint64_t *picked; /* [n_q][n_kv_heads][n_pages] slots that are read, outside of spans; NULL: all
+                       * that are live */
     uint8_t *scratch;
     size_t scratch_bytes; /* of one thread */
 };

@@ -13,6 +13,16 @@ static inline uint32_t tkv_count_bits(uint64_t bits)
     return n;
 }
 
+/* The number of the first slot of a set that is not empty. */
+static inline uint32_t tkv_lowest_bit(uint64_t bits)
+{
+#ifdef __GNUC__
+    return (uint32_t)__builtin_ctzll(bits);
+#else
+    return tkv_count_bits((bits & (~bits + 1)) - 1);
+#endif
+}
+
 /* The first n slots; all of them from 64 on. */
 static inline uint64_t tkv_first_bits(size_t n)
 {

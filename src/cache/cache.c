@@ -6,16 +6,15 @@
 #include "base/status.h"
 #include "cache/cache.h"
 
-void *tkv_cache_scratch(tkv_cache *cache, size_t bytes)
+void *tkv_cache_room(tkv_cache *cache, struct tkv_room *room, size_t bytes)
 {
-    if (bytes <= cache->scratch_bytes)
-        return cache->scratch;
+    if (bytes <= room->bytes)
+        return room->at;
     void *grown = tkv_alloc(&cache->ctx->allocator, bytes);
     if (!grown)
         return NULL;
-    tkv_free(&cache->ctx->allocator, cache->scratch, cache->scratch_bytes);
-    cache->scratch = grown;
-    cache->scratch_bytes = bytes;
+    tkv_free(&cache->ctx->allocator, room->at, room->bytes);
+    *room = (struct tkv_room){grown, bytes};
     return grown;
 }
 
@@ -86,7 +85,8 @@ void tkv_cache_destroy(tkv_cache *cache)
     tkv_places_release(cache);
     tkv_free(a, cache->layers, cache->layer_capacity * sizeof *cache->layers);
     tkv_free(a, cache->pools, cache->pool_capacity * sizeof(struct tkv_pool *));
-    tkv_free(a, cache->scratch, cache->scratch_bytes);
+    tkv_free(a, cache->scratch.at, cache->scratch.bytes);
+    tkv_free(a, cache->selection.at, cache->selection.bytes);
     tkv_free(a, cache, sizeof *cache);
 }
 

@@ -159,6 +159,12 @@ struct tkv_places_set {
     size_t bytes;
 };
 
+/* Memory that grows and never shrinks. */
+struct tkv_room {
+    void *at;
+    size_t bytes;
+};
+
 struct tkv_cache {
     tkv_context *ctx;
     tkv_spec spec;
@@ -169,9 +175,9 @@ struct tkv_cache {
     const tkv_book *book;
     struct tkv_turns *turns; /* list */
     struct tkv_places_set places;
-    struct tkv_tier *tier; /* NULL: everything is in memory */
-    void *scratch;         /* attention and sealing; grows, never shrinks */
-    size_t scratch_bytes;
+    struct tkv_tier *tier;     /* NULL: everything is in memory */
+    struct tkv_room scratch;   /* attention and sealing */
+    struct tkv_room selection; /* that of the attention call */
 };
 
 /* --- pages (pages.c) --- */
@@ -467,7 +473,12 @@ tkv_status tkv_code_pages(tkv_cache *cache, const struct tkv_layer *layer,
 /* Gives the record back. */
 void tkv_coding_drop(tkv_cache *cache, struct tkv_layer *layer, const struct tkv_coding *coding);
 
-/* At least `bytes` of scratch, 64-byte aligned; NULL: no memory. */
-void *tkv_cache_scratch(tkv_cache *cache, size_t bytes);
+/* At least `bytes` of a room of the cache's, 64-byte aligned, what it held is lost; NULL: no memory.
+ */
+void *tkv_cache_room(tkv_cache *cache, struct tkv_room *room, size_t bytes);
+static inline void *tkv_cache_scratch(tkv_cache *cache, size_t bytes)
+{
+    return tkv_cache_room(cache, &cache->scratch, bytes);
+}
 
 #endif

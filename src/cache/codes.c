@@ -100,7 +100,7 @@ tkv_status tkv_codes_open(struct tkv_layer *layer, struct tkv_page *page, tkv_er
     page->codes = tkv_pool_take(layer->index->pool);
     if (!page->codes)
         return tkv_fail_nomem(err, layer->index->pool->record_bytes, "an index");
-    page->codes->known = 0;
+    memset(page->codes, 0, tkv_codes_bytes(layer)); /* codes that are none must be in range too */
     return TKV_OK;
 }
 
@@ -186,6 +186,8 @@ static void code_block(void *arg, size_t item, uint32_t ith)
         tkv_turn_back(b->cache, b->layer, tkv_open_info(page)->pos[t], key);
         out[n++] = page->codes->code + head * T + t;
     }
+    if (n == 0)
+        return;
     tkv_index_encode(&b->cache->ctx->kernels, &b->layer->index->models[head], keys, n, codes);
     for (size_t i = 0; i < n; i++)
         *out[i] = codes[i];

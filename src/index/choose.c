@@ -60,14 +60,14 @@ static struct head head_of(const float *score, const uint32_t *counts, uint32_t 
         h.high = score[c] > h.high ? score[c] : h.high;
     }
     const float range = h.high - h.low;
-    h.to_bucket = range > 0 ? (float)(BUCKETS - 1) / range : 0.0f;
+    h.to_bucket = range > 0 && isfinite(range) ? (float)(BUCKETS - 1) / range : 0.0f;
     return h;
 }
 
 static uint32_t bucket_of(const struct head *h, uint32_t code)
 {
-    const uint32_t b = (uint32_t)((h->score[code] - h->low) * h->to_bucket);
-    return b < BUCKETS ? b : BUCKETS - 1;
+    const float b = (h->score[code] - h->low) * h->to_bucket;
+    return b < (float)BUCKETS ? (uint32_t)b : BUCKETS - 1;
 }
 
 /* The codes that the best `rows` rows have, best first, as keys. Only these are sorted. */

@@ -241,6 +241,8 @@ struct tkv_kernels {
      * which is that of places no code is at, all of them zeros there. rows: [n][D], within -127..127 */
     void (*index_nearest)(const uint8_t *tiles, const int32_t *half, uint32_t n_codes, uint32_t D,
                           const int8_t *rows, size_t n, uint16_t *nearest);
+    /* Which of 64 codes are in a set: bit t of the result is bit code[t] of `set`. */
+    uint64_t (*index_scan)(const uint16_t *code, const uint64_t *set);
 
     /* --- polar: angle codes over blocks of 16 (FORMAT.md, polar) --- */
     /* Rows [64][D] to angle codes and squared radii; every sum and product in the reference's
