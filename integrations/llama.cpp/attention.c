@@ -231,6 +231,8 @@ static enum ggml_status attend_stream(struct tkg_root *k, const struct ggml_tens
                   ? (const char *)mask->data + (size_t)(i_stream % mask->ne[3]) * mask->nb[3]
                   : NULL;
     p->q_pos = q_pos != NULL ? q_pos + i_stream * q->ne[1] : NULL;
+    p->flags =
+        tkg_plugin.measuring ? TKV_ATTEND_SELECT : 0; /* what is scored, whatever the batch */
     tkv_error err = {{0}};
     const tkv_status status = tkv_attend(k->buffer->cache, p, &err);
     if (status != TKV_OK) {

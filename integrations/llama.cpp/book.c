@@ -240,6 +240,11 @@ static bool wants_book(tkv_codec codec)
 /* Codecs that can do without say so once; the others fail with a message of their own. */
 static void tell_missing(const struct tkg_buffer *b)
 {
+    const tkv_spec *spec = &b->spec;
+    if (!wants_book(spec->k) && !wants_book(spec->v) && !wants_book(spec->visual_k) &&
+        !wants_book(spec->visual_v)) {
+        return;
+    }
     if (b->model != NULL) {
         tkg_log(GGML_LOG_LEVEL_WARN,
                 "no book for this model: codecs that can do without lose four times as much or "
@@ -271,10 +276,36 @@ static bool find_book(struct search *s)
     return true;
 }
 
+static bool has_index(const tkv_book *book)
+{
+    const char *prefix = "qvq.";
+    tkv_book_tensor t = {.struct_size = sizeof(t)};
+    for (uint64_t i = 0; tkv_book_get_tensor(book, i, &t) == TKV_OK; i++) {
+        if (strncmp(t.name, prefix, strlen(prefix)) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* A cache without its index is only slower: it reads everything. */
+static void check_index(struct tkg_buffer *b)
+{
+    if (!b->spec.index || (b->book != NULL && has_index(b->book))) {
+        return;
+    }
+    tkg_log(GGML_LOG_LEVEL_ERROR,
+            "index=qvq: %s, so every token reads the whole cache; run tightkv calibrate %s --text "
+            "FILE --index -o BOOK",
+            b->book != NULL ? "the model's book has no index" : "there is no book of this model",
+            b->model != NULL ? b->model : "MODEL");
+    b->spec.index = 0;
+}
+
 bool tkg_book_open(struct tkg_buffer *buffer, tkv_error *err)
 {
     const tkv_spec *spec = &buffer->spec;
-    if (spec->book[0] == '\0' && !wants_book(spec->k) && !wants_book(spec->v) &&
+    if (spec->book[0] == '\0' && !spec->index && !wants_book(spec->k) && !wants_book(spec->v) &&
         !wants_book(spec->visual_k) && !wants_book(spec->visual_v)) {
         return true;
     }
@@ -282,15 +313,14 @@ bool tkg_book_open(struct tkg_buffer *buffer, tkv_error *err)
     if (buffer->model != NULL && tkg_fingerprint(buffer->model, &s.model) != TKV_OK) {
         tkg_log(GGML_LOG_LEVEL_WARN, "%s: not all of its tensors are there", buffer->model);
     }
-    bool good = find_book(&s);
+    const bool good = find_book(&s);
     tkg_fingerprint_free(&s.model);
-    if (good && buffer->book != NULL) {
-        good = tkv_cache_set_book(buffer->cache, buffer->book, err) == TKV_OK;
-    }
     if (!good) {
         tkg_log(GGML_LOG_LEVEL_ERROR, "%s", err->text);
+        return false;
     }
-    return good;
+    check_index(buffer);
+    return true;
 }
 
 void tkg_book_close(struct tkg_buffer *buffer)

@@ -160,8 +160,8 @@ struct tkg_buffer {
     struct tkg_cells *cells;
     bool settled;
     char why_plain[256]; /* why some roots are plain */
-    bool transposed; /* values are written one element at a time: flash attention is off */
-    bool exact;      /* keys are stored as they come: nothing to watch */
+    bool transposed;     /* values are written one element at a time: flash attention is off */
+    bool exact;          /* keys are stored as they come: nothing to watch */
     tkv_spec spec;
     tkv_context *ctx;
     tkv_cache *cache;
@@ -196,8 +196,9 @@ void tkg_fingerprint_free(struct tightkv_ggml_fingerprint *p);
 const char *tkg_fingerprint_differs(const struct tightkv_ggml_fingerprint *a,
                                     const struct tightkv_ggml_fingerprint *b);
 
-/* Gives the buffer's cache its model's book, where the spec names one or needs one. False: there is
- * none, or it is of another model; err says what to do. */
+/* Opens the model's book, where the spec names one or needs one, before there is a cache. False:
+ * there is none, or it is of another model; err says what to do. A spec whose index is in no book goes
+ * on without, which is logged. */
 bool tkg_book_open(struct tkg_buffer *buffer, tkv_error *err);
 void tkg_book_close(struct tkg_buffer *buffer);
 

@@ -157,8 +157,9 @@ static bool create_cache(struct tkg_buffer *buffer, tkv_error *err)
     if (tkv_context_create(&params, &buffer->ctx, err) != TKV_OK) {
         return false;
     }
-    if (tkv_cache_create(buffer->ctx, &buffer->spec, &buffer->cache, err) != TKV_OK ||
-        !tkg_book_open(buffer, err)) {
+    if (!tkg_book_open(buffer, err) ||
+        tkv_cache_create(buffer->ctx, &buffer->spec, &buffer->cache, err) != TKV_OK ||
+        (buffer->book != NULL && tkv_cache_set_book(buffer->cache, buffer->book, err) != TKV_OK)) {
         tkv_cache_destroy(buffer->cache);
         tkg_book_close(buffer);
         buffer->cache = NULL;
