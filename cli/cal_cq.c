@@ -81,13 +81,13 @@ static void train_kind(const struct calibration *c, struct cal_book *book, size_
 
 static int train(const struct calibration *c, struct cal_book *book, bool weighted)
 {
-    for (size_t layer = 0; layer < c->n_layers; layer++)
+    for (size_t layer = 0; layer < c->n_layers && cal_stopped(c) == CLI_OK; layer++)
         for (int klass = 0; klass < CAL_CLASSES; klass++)
             for (int kind = TKV_K; kind <= TKV_V; kind++)
                 for (uint32_t dim = 4; dim <= 8; dim += 4)
                     train_kind(c, book, layer, (tkv_kind)kind, (enum tkv_span_class)klass, dim,
                                weighted);
-    return CLI_OK;
+    return cal_stopped(c);
 }
 
 int cal_train_cq(const struct calibration *c, struct cal_book *book)

@@ -205,8 +205,10 @@ int cal_index_check(const struct calibration *c)
 static int train(const struct calibration *c, bool bands, struct cal_book *book)
 {
     int rc = cal_index_check(c);
-    for (size_t i = 0; i < c->n_layers && rc == CLI_OK; i++)
+    for (size_t i = 0; i < c->n_layers && rc == CLI_OK; i++) {
         rc = train_layer(c, i, bands, book);
+        rc = rc == CLI_OK ? cal_stopped(c) : rc;
+    }
     cal_book_set(book, "qvq.far", CAL_FAR);
     cal_book_set(book, "qvq.window", NEAR);
     return rc;

@@ -101,8 +101,10 @@ static int train_layer(const struct calibration *c, size_t i, tkv_kind kind,
 int cal_train_rvq(const struct calibration *c, struct cal_book *book)
 {
     int rc = CLI_OK;
-    for (size_t i = 0; i < c->n_layers; i++)
+    for (size_t i = 0; i < c->n_layers && rc == CLI_OK; i++) {
         for (int j = 0; j < CAL_CLASSES * 2 && rc == CLI_OK; j++)
             rc = train_layer(c, i, (tkv_kind)(j % 2), (enum tkv_span_class)(j / 2), book);
+        rc = rc == CLI_OK ? cal_stopped(c) : rc;
+    }
     return rc;
 }

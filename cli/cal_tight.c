@@ -116,6 +116,8 @@ static int make_bases(const struct bases *b, int klass)
             if (rc != CLI_OK)
                 return rc;
         }
+        if (cal_stopped(b->c) != CLI_OK)
+            return CLI_STOPPED;
     }
     return CLI_OK;
 }

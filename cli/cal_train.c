@@ -19,3 +19,8 @@ const struct cal_trainer *cal_trainer(const char *name)
             return &trainers[i];
     return NULL;
 }
+
+int cal_stopped(const struct calibration *c)
+{
+    return session_stopped(c->session) ? CLI_STOPPED : CLI_OK;
+}

@@ -222,6 +222,9 @@ struct cal_trainer {
 /* By name; NULL: there is none. */
 const struct cal_trainer *cal_trainer(const char *name);
 
+/* CLI_STOPPED after Ctrl-C or SIGTERM, else CLI_OK: what trainers ask at every layer. */
+int cal_stopped(const struct calibration *c);
+
 /* ---- cal_tight.c ------------------------------------------------------------------------------ */
 
 int cal_train_tight(const struct calibration *c, struct cal_book *book);

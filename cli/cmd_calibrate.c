@@ -148,10 +148,10 @@ static int read_inputs(struct calibration *c, const struct options *o, const str
     return rc;
 }
 
-static int learn(struct calibration *c, const struct options *o, const struct harden_file *f)
+static int learn(struct calibration *c, const struct options *o, const struct harden_file *f,
+                 const char *path)
 {
     struct cal_input in = {0};
-    char *path = o->stats ? cli_format("%s", o->stats) : cli_format("%s.stats", o->out);
     int rc = read_inputs(c, o, f, &in);
     const struct cal_plan plan = {in.hash,
                                   {in.n_units[TKV_SPAN_TEXT], in.n_units[TKV_SPAN_VISUAL]},
@@ -160,10 +160,11 @@ static int learn(struct calibration *c, const struct options *o, const struct ha
         rc = cal_stats_open(c, path, &plan);
     if (rc == CLI_OK && (o->index || names_index(o)))
         rc = cal_index_check(c);
-    if (rc == CLI_OK)
+    if (rc == CLI_OK) {
+        session_catch_signals(c->session);
         rc = gather(&(struct work){.c = c, .in = &in}, o->common.level);
+    }
     cal_input_free(&in);
-    free(path);
     return rc;
 }
 
@@ -196,16 +197,20 @@ static int read_fingerprint(struct calibration *c, const char *path)
 static int calibrate(struct calibration *c, const struct options *o, const struct harden_file *f,
                      const struct model_layers *layers)
 {
+    char *stats = o->stats ? cli_format("%s", o->stats) : cli_format("%s.stats", o->out);
     int rc = read_fingerprint(c, f->path);
     if (rc == CLI_OK)
         rc = cal_layers(c, f, layers, o->visual != NULL);
     if (rc == CLI_OK)
         rc = cal_rope(c);
     if (rc == CLI_OK)
-        rc = learn(c, o, f);
+        rc = learn(c, o, f, stats);
     if (rc == CLI_OK)
         rc = train(c, o);
     cal_stats_close(c, rc != CLI_OK || o->stats);
+    if (rc == CLI_STOPPED)
+        cli_say(CLI_NORMAL, CLI_NORMAL, "stopped; the same command goes on from %s", stats);
+    free(stats);
     return rc;
 }
 

@@ -1,7 +1,6 @@
 /* tightkv eval: quality of coded caches through the real plug-in. */
 #include <cjson/cJSON.h>
 #include <errno.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -200,22 +199,6 @@ static int load_parts(struct eval *e, const struct eval_options *o)
     return rc;
 }
 
-static volatile sig_atomic_t stopped;
-
-static void on_signal(int signal)
-{
-    (void)signal;
-    stopped = 1;
-}
-
-/* The first Ctrl-C ends the run in good order, a second one ends the program. */
-static void catch_signals(void)
-{
-    struct sigaction action = {.sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND};
-    sigaction(SIGINT, &action, NULL);
-    sigaction(SIGTERM, &action, NULL);
-}
-
 static void say_estimate(const struct eval *e, cli_level level)
 {
     const struct eval_row *slowest = NULL;
@@ -256,8 +239,7 @@ static int run_all(struct eval *e, const struct eval_options *o)
         if (n_done > 0)
             cli_say(o->common.level, CLI_NORMAL, "resuming: %zu of %zu units are there", n_done, n);
     }
-    e->session->stop = &stopped;
-    catch_signals();
+    session_catch_signals(e->session);
     int rc = eval_left(e) > 0 ? eval_estimate(e) : CLI_OK;
     if (rc == CLI_OK) {
         say_estimate(e, o->common.level);

@@ -44,8 +44,7 @@ void session_close(struct session *s)
 
 static bool is_stopped(void *user)
 {
-    const struct session *s = user;
-    return s->stop && *s->stop;
+    return session_stopped(user);
 }
 
 struct llama_context *session_context(struct session *s, const struct session_cache *cache,
@@ -88,14 +87,14 @@ void session_free(struct session *s, struct llama_context *ctx)
 /* One llama_decode(). */
 static int decode_batch(struct session *s, struct llama_context *ctx, struct llama_batch batch)
 {
-    if (is_stopped(s))
+    if (session_stopped(s))
         return CLI_STOPPED;
     cli_llama_error(true);
     double start = cli_now();
     int rc = s->llama->api.llama_decode(ctx, batch);
     s->llama->api.llama_synchronize(ctx);
     s->decode_seconds += cli_now() - start;
-    if (is_stopped(s))
+    if (session_stopped(s))
         return CLI_STOPPED;
     if (rc == 0)
         return CLI_OK;

@@ -38,6 +38,14 @@ struct session_tokens {
     size_t n;
 };
 
+/* ---- stop.c: the first Ctrl-C or SIGTERM ends a run in good order, a second one the program ---- */
+
+/* Sets `stop`. */
+void session_catch_signals(struct session *s);
+bool session_stopped(const struct session *s);
+
+/* ---- session.c ---- */
+
 /* Loads a model; coded caches need l->reg. CLI_OK, or CLI_DATA after a line on stderr. */
 int session_open(struct session *s, struct cli_llama *l, const char *path, int n_threads);
 void session_close(struct session *s);

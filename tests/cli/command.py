@@ -5,7 +5,7 @@ import subprocess
 import sys
 import unittest
 
-OK, DATA, USAGE = 0, 1, 2
+OK, DATA, USAGE, STOPPED = 0, 1, 2, 130
 
 
 def run(*args, env=None, timeout=200):
