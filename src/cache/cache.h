@@ -74,6 +74,8 @@ struct tkv_span {
     struct tkv_span_page pages[];
 };
 
+struct tkv_coding;
+
 /* A codec as this layer uses it. */
 struct tkv_layer_codec {
     const struct tkv_codec_ops *ops;
@@ -262,10 +264,11 @@ tkv_status tkv_page_hold(tkv_cache *cache, const struct tkv_layer *layer,
 void tkv_page_let(tkv_cache *cache, const struct tkv_layer *layer, const struct tkv_page *page);
 /* Begins to read a few pages from this one on. */
 void tkv_page_ahead(tkv_cache *cache, const struct tkv_layer *layer, const struct tkv_page *page);
-/* What a sealed page's record is to be, made of a coded record, which is taken; of another page's;
- * and given back. */
-tkv_status tkv_sealed_keep(tkv_cache *cache, struct tkv_layer *layer, void *record, void **out,
-                           tkv_error *err);
+/* Takes the records of a list to where those of sealed pages are kept. On failure they are as they
+ * were. */
+tkv_status tkv_sealed_keep(tkv_cache *cache, struct tkv_layer *layer, struct tkv_coding *list,
+                           size_t n, tkv_error *err);
+/* A copy of a sealed page's record; and giving one back. */
 tkv_status tkv_sealed_copy(tkv_cache *cache, struct tkv_layer *layer, const struct tkv_page *page,
                            void **out, tkv_error *err);
 void tkv_sealed_drop(tkv_cache *cache, struct tkv_layer *layer, void *sealed);

@@ -106,26 +106,19 @@ void tkv_coding_drop(tkv_cache *cache, struct tkv_layer *layer, const struct tkv
     tkv_places_drop(cache, coding->places);
 }
 
-/* On failure the page stays open. */
-static tkv_status finish(tkv_cache *cache, struct tkv_layer *layer, const struct tkv_coding *coding,
-                         tkv_error *err)
+static void finish(tkv_cache *cache, struct tkv_layer *layer, const struct tkv_coding *coding)
 {
     struct tkv_page *page = coding->page;
     const struct tkv_page open = *page;
-    void *sealed;
-    const tkv_status status = tkv_sealed_keep(cache, layer, coding->record, &sealed, err);
-    if (status != TKV_OK)
-        return status;
     page->codes = NULL; /* they stay */
     tkv_page_drop(cache, layer, page);
     page->codes = open.codes;
     page->state = TKV_PAGE_SEALED;
     page->valid[TKV_K] = page->valid[TKV_V] = open.valid[TKV_K];
     page->visual = open.visual;
-    page->record = sealed;
+    page->record = coding->record;
     page->turn = coding->turn;
     page->places = coding->places;
-    return TKV_OK;
 }
 
 static size_t count_due(const tkv_cache *cache, const struct tkv_layer *layer)
@@ -167,14 +160,14 @@ tkv_status tkv_cache_seal(tkv_cache *cache, uint32_t index, tkv_error *err)
     size_t n = 0;
     const tkv_status begun = begin_due(cache, layer, list, &n, err);
     tkv_status coded = tkv_code_pages(cache, layer, list, n, err);
+    if (coded == TKV_OK)
+        coded = tkv_sealed_keep(cache, layer, list, n, err);
     for (size_t i = 0; i < n; i++) {
         if (coded == TKV_OK)
-            coded = finish(cache, layer, &list[i], err);
-        if (coded != TKV_OK)
+            finish(cache, layer, &list[i]);
+        else
             tkv_coding_drop(cache, layer, &list[i]);
     }
-    if (cache->tier)
-        tkv_tier_write_behind(cache->tier);
     tkv_free(&cache->ctx->allocator, list, n_due * sizeof *list);
     return begun != TKV_OK ? begun : coded;
 }

@@ -108,38 +108,70 @@ void tkv_page_ahead(tkv_cache *cache, const struct tkv_layer *layer, const struc
         tkv_tier_prefetch(cache->tier, list, n);
 }
 
-/* Puts the blocks of a page, whose bytes `block_at` finds. */
-static tkv_status put_blocks(tkv_cache *cache, struct tkv_layer *layer, const struct tkv_page *from,
-                             void *record, void **out, tkv_error *err)
+static struct tkv_block *take_blocks(struct tkv_layer *layer)
 {
     struct tkv_block *blocks = tkv_pool_take(layer->block_pool);
-    if (!blocks)
-        return tkv_fail_nomem(err, blocks_bytes(layer), "a page's blocks");
-    memset(blocks, 0, blocks_bytes(layer));
-    for (uint32_t head = 0; head < layer->shape.n_kv_heads; head++) {
-        const uint8_t *bytes =
-            from ? tkv_page_block(layer, from, head) : tkv_record_block(layer, record, head);
-        const tkv_status status =
-            tkv_tier_put(cache->tier, &blocks[head], bytes, tkv_block_bytes(layer, head), err);
-        if (status != TKV_OK) {
-            tkv_sealed_drop(cache, layer, blocks);
-            return status;
-        }
-    }
-    *out = blocks;
-    return TKV_OK;
+    if (blocks)
+        memset(blocks, 0, blocks_bytes(layer));
+    return blocks;
 }
 
-tkv_status tkv_sealed_keep(tkv_cache *cache, struct tkv_layer *layer, void *record, void **out,
-                           tkv_error *err)
+/* Head by head, so that neighbouring pages of a head are neighbours in the file. */
+static tkv_status put_list(tkv_cache *cache, struct tkv_layer *layer, struct tkv_block **blocks,
+                           const struct tkv_coding *list, size_t n, tkv_error *err)
 {
-    if (!cache->tier) {
-        *out = record;
-        return TKV_OK;
+    tkv_status status = TKV_OK;
+    for (size_t i = 0; i < n; i++) {
+        blocks[i] = take_blocks(layer);
+        if (!blocks[i])
+            return tkv_fail_nomem(err, blocks_bytes(layer), "a page's blocks");
     }
-    const tkv_status status = put_blocks(cache, layer, NULL, record, out, err);
+    for (uint32_t head = 0; head < layer->shape.n_kv_heads; head++)
+        for (size_t i = 0; i < n && status == TKV_OK; i++)
+            status = tkv_tier_put(cache->tier, &blocks[i][head],
+                                  tkv_record_block(layer, list[i].record, head),
+                                  tkv_block_bytes(layer, head), err);
+    return status;
+}
+
+tkv_status tkv_sealed_keep(tkv_cache *cache, struct tkv_layer *layer, struct tkv_coding *list,
+                           size_t n, tkv_error *err)
+{
+    if (!cache->tier || n == 0)
+        return TKV_OK;
+    const size_t bytes = n * sizeof(struct tkv_block *);
+    struct tkv_block **blocks = tkv_alloc_zero(&cache->ctx->allocator, bytes);
+    if (!blocks)
+        return tkv_fail_nomem(err, bytes, "sealing");
+    const tkv_status status = put_list(cache, layer, blocks, list, n, err);
+    for (size_t i = 0; i < n; i++) {
+        if (status == TKV_OK) {
+            tkv_pool_give(layer->sealed_pool, list[i].record);
+            list[i].record = blocks[i];
+        } else if (blocks[i]) {
+            tkv_sealed_drop(cache, layer, blocks[i]);
+        }
+    }
+    tkv_free(&cache->ctx->allocator, blocks, bytes);
+    tkv_tier_write_behind(cache->tier);
+    return status;
+}
+
+/* The source's blocks are held. */
+static tkv_status copy_blocks(tkv_cache *cache, struct tkv_layer *layer,
+                              const struct tkv_page *page, void **out, tkv_error *err)
+{
+    tkv_status status = TKV_OK;
+    struct tkv_block *blocks = take_blocks(layer);
+    if (!blocks)
+        return tkv_fail_nomem(err, blocks_bytes(layer), "a page's blocks");
+    for (uint32_t head = 0; head < layer->shape.n_kv_heads && status == TKV_OK; head++)
+        status = tkv_tier_put(cache->tier, &blocks[head], tkv_page_block(layer, page, head),
+                              tkv_block_bytes(layer, head), err);
     if (status == TKV_OK)
-        tkv_pool_give(layer->sealed_pool, record);
+        *out = blocks;
+    else
+        tkv_sealed_drop(cache, layer, blocks);
     return status;
 }
 
@@ -150,7 +182,7 @@ tkv_status tkv_sealed_copy(tkv_cache *cache, struct tkv_layer *layer, const stru
         tkv_status status = tkv_page_hold(cache, layer, page, err);
         if (status != TKV_OK)
             return status;
-        status = put_blocks(cache, layer, page, NULL, out, err);
+        status = copy_blocks(cache, layer, page, out, err);
         tkv_page_let(cache, layer, page);
         tkv_tier_write_behind(cache->tier);
         return status;

@@ -1,5 +1,5 @@
 /* The ring of requests, and what stands in for it. */
-#define _GNU_SOURCE /* pread, pwrite */
+#define _GNU_SOURCE /* preadv, pwritev */
 #include "tier/io.h"
 
 #include <errno.h>
@@ -24,8 +24,10 @@ struct tkv_io {
     int fd;
     struct tkv_io_request requests[TKV_IO_DEPTH];
     struct stack free;
-    struct stack added; /* in the order that they were */
-    struct stack done;  /* without a ring */
+    struct stack added; /* in the order that they were; their parts: */
+    struct iovec parts[TKV_IO_DEPTH];
+    uint32_t n_parts;
+    struct stack done; /* without a ring */
 #ifdef TKV_HAVE_URING
     struct io_uring ring;
     bool flying[TKV_IO_DEPTH];
@@ -53,6 +55,8 @@ struct tkv_io *tkv_io_create(const tkv_allocator *allocator, const tkv_executor 
         push(&io->free, i);
 #ifdef TKV_HAVE_URING
     io->has_ring = ring && io_uring_queue_init(TKV_IO_DEPTH, &io->ring, 0) == 0;
+    /* older kernels read the parts after they have taken the request */
+    io->broken = io->has_ring && !(io->ring.features & IORING_FEAT_SUBMIT_STABLE);
 #else
     (void)ring;
 #endif
@@ -80,23 +84,44 @@ uint32_t tkv_io_room(const struct tkv_io *io)
     return io->free.n;
 }
 
-void tkv_io_now(const struct tkv_io *io, struct tkv_io_request *r)
+static size_t move_part(int fd, bool write, const struct iovec *part, uint64_t at, int *error)
 {
     size_t n = 0;
-    r->result = 0;
-    while (n < r->n_bytes) {
-        const off_t at = (off_t)(r->at + n);
-        const ssize_t step = r->write ? pwrite(io->fd, r->bytes + n, r->n_bytes - n, at)
-                                      : pread(io->fd, r->bytes + n, r->n_bytes - n, at);
+    *error = 0;
+    while (n < part->iov_len) {
+        uint8_t *bytes = (uint8_t *)part->iov_base + n;
+        const ssize_t step = write ? pwrite(fd, bytes, part->iov_len - n, (off_t)(at + n))
+                                   : pread(fd, bytes, part->iov_len - n, (off_t)(at + n));
         if (step < 0 && errno == EINTR)
             continue;
         if (step < 0)
-            r->result = -errno;
+            *error = errno;
         if (step <= 0)
             break;
         n += (size_t)step;
-        r->result = (int64_t)n;
     }
+    return n;
+}
+
+void tkv_io_now(const struct tkv_io *io, struct tkv_io_request *r)
+{
+    size_t all = 0, n = 0;
+    int error = 0;
+    for (uint32_t i = 0; i < r->n_parts; i++)
+        all += r->parts[i].iov_len;
+    const ssize_t at_once = r->write ? pwritev(io->fd, r->parts, (int)r->n_parts, (off_t)r->at)
+                                     : preadv(io->fd, r->parts, (int)r->n_parts, (off_t)r->at);
+    if (at_once == (ssize_t)all) {
+        r->result = at_once;
+        return;
+    }
+    for (uint32_t i = 0; i < r->n_parts; i++) {
+        const size_t step = move_part(io->fd, r->write, &r->parts[i], r->at + n, &error);
+        n += step;
+        if (step < r->parts[i].iov_len)
+            break;
+    }
+    r->result = n || !error ? (int64_t)n : -error;
 }
 
 static void now_item(void *arg, size_t item, uint32_t ith)
@@ -121,9 +146,9 @@ static void prepare(struct tkv_io *io, uint16_t i)
     const struct tkv_io_request *r = &io->requests[i];
     struct io_uring_sqe *sqe = io_uring_get_sqe(&io->ring); /* as many as there are requests */
     if (r->write)
-        io_uring_prep_write(sqe, io->fd, r->bytes, (unsigned)r->n_bytes, r->at);
+        io_uring_prep_writev(sqe, io->fd, r->parts, r->n_parts, r->at);
     else
-        io_uring_prep_read(sqe, io->fd, r->bytes, (unsigned)r->n_bytes, r->at);
+        io_uring_prep_readv(sqe, io->fd, r->parts, r->n_parts, r->at);
     io_uring_sqe_set_data64(sqe, i);
 }
 
@@ -175,8 +200,14 @@ static bool reap_ring(struct tkv_io *io, bool wait, struct tkv_io_request *out)
 
 void tkv_io_add(struct tkv_io *io, const struct tkv_io_request *request)
 {
+    if (io->n_parts + request->n_parts > TKV_IO_DEPTH)
+        tkv_io_submit(io);
     const uint16_t i = io->free.at[--io->free.n];
-    io->requests[i] = *request;
+    struct tkv_io_request *r = &io->requests[i];
+    *r = *request;
+    r->parts = io->parts + io->n_parts;
+    memcpy(r->parts, request->parts, r->n_parts * sizeof *r->parts);
+    io->n_parts += r->n_parts;
     push(&io->added, i);
 #ifdef TKV_HAVE_URING
     if (tkv_io_is_async(io))
@@ -191,6 +222,7 @@ void tkv_io_submit(struct tkv_io *io)
         submit_ring(io);
 #endif
     do_added(io);
+    io->n_parts = 0; /* the kernel has its own copy */
 }
 
 bool tkv_io_reap(struct tkv_io *io, bool wait, struct tkv_io_request *out)

@@ -6,15 +6,18 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/uio.h>
 
 #include "tightkv/tightkv.h"
 
 #define TKV_IO_DEPTH 1024 /* requests under way at once */
+#define TKV_IO_PARTS 64   /* of a request */
 
+/* Neighbours in the file go in one request, wherever they are in memory. */
 struct tkv_io_request {
     void *owner;
-    uint8_t *bytes;
-    size_t n_bytes;
+    struct iovec *parts; /* copied when it is added */
+    uint32_t n_parts;
     uint64_t at;
     bool write;
     int64_t result; /* bytes, or minus an errno */

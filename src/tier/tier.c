@@ -90,26 +90,53 @@ static uint64_t now_ns(void)
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
-static struct tkv_io_request request_of(struct tkv_block *block, bool write)
+/* Neighbours in the file that are moved by one request. */
+struct run {
+    struct tkv_block *first, *last;
+    struct iovec parts[TKV_IO_PARTS];
+    uint32_t n;
+    bool write;
+};
+
+static void add_run(struct tkv_tier *tier, struct run *run)
 {
-    return (struct tkv_io_request){.owner = block,
-                                   .bytes = block->frame,
-                                   .n_bytes = block->n_bytes,
-                                   .at = block->at,
-                                   .write = write};
+    if (run->n == 0)
+        return;
+    const struct tkv_io_request r = {.owner = run->first,
+                                     .parts = run->parts,
+                                     .n_parts = run->n,
+                                     .at = run->first->at,
+                                     .write = run->write};
+    tkv_io_add(tier->io, &r);
+    run->n = 0;
 }
 
-/* What came of a request: TKV_OK, TKV_ERR_IO with an errno, TKV_ERR_CORRUPT. */
-static tkv_status judge(struct tkv_tier *tier, struct tkv_io_request *r, int *error)
+/* Adds a block to the run, or to a new one when it is no neighbour of the last. */
+static void extend_run(struct tkv_tier *tier, struct run *run, struct tkv_block *block)
 {
-    const struct tkv_block *block = r->owner;
-    if (tier->done_hook)
-        tier->done_hook(tier->hook_user, r);
-    *error = r->result < 0 ? (int)-r->result : r->write ? ENOSPC : EIO;
-    if (r->result != (int64_t)r->n_bytes)
+    if (run->n == TKV_IO_PARTS || (run->n && run->last->at + run->last->n_bytes != block->at))
+        add_run(tier, run);
+    if (run->n)
+        run->last->next = block;
+    else
+        run->first = block;
+    block->next = NULL;
+    run->last = block;
+    run->parts[run->n++] = (struct iovec){block->frame, block->n_bytes};
+}
+
+/* What came of moving a block: TKV_OK, TKV_ERR_IO with an errno, TKV_ERR_CORRUPT. */
+static tkv_status judge(struct tkv_tier *tier, struct tkv_moved *m, int *error)
+{
+    const size_t n_bytes = m->block->n_bytes;
+    if (tier->moved_hook)
+        tier->moved_hook(tier->hook_user, m);
+    *error = m->result < 0 ? (int)-m->result : m->write ? ENOSPC : EIO;
+    if (m->result != (int64_t)n_bytes)
         return TKV_ERR_IO;
-    *(r->write ? &tier->stats.bytes_written : &tier->stats.bytes_read) += r->n_bytes;
-    return r->write || XXH3_64bits(r->bytes, r->n_bytes) == block->sum ? TKV_OK : TKV_ERR_CORRUPT;
+    *(m->write ? &tier->stats.bytes_written : &tier->stats.bytes_read) += n_bytes;
+    return m->write || XXH3_64bits(m->block->frame, n_bytes) == m->block->sum ? TKV_OK
+                                                                              : TKV_ERR_CORRUPT;
 }
 
 static void set_clean(struct tkv_tier *tier, struct tkv_block *block)
@@ -125,13 +152,13 @@ static void set_dirty(struct tkv_tier *tier, struct tkv_block *block)
     tier->dirty_bytes += cost(tier, block);
 }
 
-static void end_write(struct tkv_tier *tier, struct tkv_io_request *r)
+static void end_write(struct tkv_tier *tier, struct tkv_moved *m)
 {
-    struct tkv_block *block = r->owner;
+    struct tkv_block *block = m->block;
+    int error;
     tier->n_writing--;
     tier->writing_bytes -= cost(tier, block);
-    int error;
-    if (judge(tier, r, &error) == TKV_OK) {
+    if (judge(tier, m, &error) == TKV_OK) {
         set_clean(tier, block);
         return;
     }
@@ -140,19 +167,37 @@ static void end_write(struct tkv_tier *tier, struct tkv_io_request *r)
 }
 
 /* A block whose read failed is absent again: whoever wants it reads it once more. */
-static void end_read(struct tkv_tier *tier, struct tkv_io_request *r)
+static tkv_status end_read(struct tkv_tier *tier, struct tkv_moved *m, int *error)
 {
-    struct tkv_block *block = r->owner;
-    int error;
+    struct tkv_block *block = m->block;
     tier->n_reading--;
-    if (judge(tier, r, &error) == TKV_OK) {
+    const tkv_status status = judge(tier, m, error);
+    if (status == TKV_OK) {
         tier->n_absent--;
         set_clean(tier, block);
-        return;
+        return TKV_OK;
     }
     free_frame(tier, block->frame, block->n_bytes);
     block->frame = NULL;
     block->state = TKV_BLOCK_ABSENT;
+    return status;
+}
+
+/* Shares out what a request moved among its blocks. */
+static void end_run(struct tkv_tier *tier, const struct tkv_io_request *r)
+{
+    int64_t left = r->result;
+    int error;
+    for (struct tkv_block *block = r->owner, *next; block; block = next) {
+        const int64_t n = block->n_bytes;
+        struct tkv_moved m = {block, r->write, left < n ? left : n};
+        next = block->next;
+        left = left > n ? left - n : left < 0 ? left : 0;
+        if (r->write)
+            end_write(tier, &m);
+        else
+            (void)!end_read(tier, &m, &error);
+    }
 }
 
 static void submit(struct tkv_tier *tier)
@@ -176,18 +221,15 @@ static bool reap(struct tkv_tier *tier, bool wait)
         tier->stats.stall_ns += now_ns() - begin;
     if (!found)
         return false;
-    if (r.write)
-        end_write(tier, &r);
-    else
-        end_read(tier, &r);
+    end_run(tier, &r);
     return true;
 }
 
 /* Starts writing the oldest dirty blocks, until no more than `most` bytes are dirty. */
 static void write_oldest(struct tkv_tier *tier, uint64_t most)
 {
-    uint32_t n = 0;
-    while (tier->dirty_bytes > most && tkv_io_room(tier->io) > 0) {
+    struct run run = {.write = true};
+    while (tier->dirty_bytes > most && tkv_io_room(tier->io) > 1) {
         struct tkv_block *block = tier->dirty.first;
         if (block->at == TKV_NOWHERE) {
             tier->write_errno = tkv_spill_take(&tier->spill, block->n_bytes, &block->at);
@@ -202,12 +244,10 @@ static void write_oldest(struct tkv_tier *tier, uint64_t most)
         tier->n_writing++;
         block->state = TKV_BLOCK_WRITING;
         block->sum = XXH3_64bits(block->frame, block->n_bytes);
-        const struct tkv_io_request r = request_of(block, true);
-        tkv_io_add(tier->io, &r);
-        n++;
+        extend_run(tier, &run, block);
     }
-    if (n)
-        submit(tier);
+    add_run(tier, &run);
+    submit(tier);
 }
 
 /* Writes until no more than `most` bytes are in memory alone. Once a write has failed no other
@@ -398,17 +438,12 @@ static tkv_status begin_read(struct tkv_tier *tier, struct tkv_block *block, boo
     return TKV_OK;
 }
 
-static void add_read(struct tkv_tier *tier, struct tkv_block *block)
-{
-    const struct tkv_io_request r = request_of(block, false);
-    tkv_io_add(tier->io, &r);
-}
-
 /* Begins the reads of a list whose blocks are pinned. */
 static tkv_status begin_reads(struct tkv_tier *tier, struct tkv_block *const *list, size_t n,
                               bool scan, size_t *i, tkv_error *err)
 {
     tkv_status status = TKV_OK;
+    struct run run = {0};
     for (*i = 0; *i < n && status == TKV_OK; (*i)++) {
         struct tkv_block *block = list[*i];
         const bool absent = block->state == TKV_BLOCK_ABSENT;
@@ -420,13 +455,17 @@ static tkv_status begin_reads(struct tkv_tier *tier, struct tkv_block *const *li
             continue;
         if (scan)
             block->uses = 0;
-        while (tkv_io_room(tier->io) == 0)
+        while (tkv_io_room(tier->io) < 2)
             reap(tier, true);
-        status = begin_read(tier, block, true, err);
+        if (begin_read(tier, block, false, NULL) != TKV_OK) {
+            add_run(tier, &run); /* it may have to be waited for */
+            status = begin_read(tier, block, true, err);
+        }
         if (status == TKV_OK)
-            add_read(tier, block);
+            extend_run(tier, &run, block);
     }
     *i -= status != TKV_OK;
+    add_run(tier, &run);
     submit(tier);
     return status;
 }
@@ -438,18 +477,13 @@ static tkv_status read_again(struct tkv_tier *tier, struct tkv_block *block, tkv
     tkv_status status = begin_read(tier, block, true, err);
     if (status != TKV_OK)
         return status;
-    struct tkv_io_request r = request_of(block, false);
+    struct iovec part = {block->frame, block->n_bytes};
+    struct tkv_io_request r = {.parts = &part, .n_parts = 1, .at = block->at};
     tkv_io_now(tier->io, &r);
-    status = judge(tier, &r, &error);
-    tier->n_reading--;
-    if (status == TKV_OK) {
-        tier->n_absent--;
-        set_clean(tier, block);
+    struct tkv_moved m = {block, false, r.result};
+    status = end_read(tier, &m, &error);
+    if (status == TKV_OK)
         return TKV_OK;
-    }
-    free_frame(tier, block->frame, block->n_bytes);
-    block->frame = NULL;
-    block->state = TKV_BLOCK_ABSENT;
     if (status == TKV_ERR_CORRUPT)
         return tkv_fail(err, status,
                         "the spill file in %.120s has other bytes than were written; "
@@ -504,15 +538,17 @@ void tkv_tier_prefetch(struct tkv_tier *tier, struct tkv_block *const *list, siz
         return;
     while (reap(tier, false))
         ;
-    for (size_t i = 0; i < n && tkv_io_room(tier->io) > 0; i++) {
+    struct run run = {0};
+    for (size_t i = 0; i < n && tkv_io_room(tier->io) > 1; i++) {
         struct tkv_block *block = list[i];
         if (block->state != TKV_BLOCK_ABSENT)
             continue;
         if (left < cost(tier, block) || begin_read(tier, block, false, NULL) != TKV_OK)
             break;
         left -= cost(tier, block);
-        add_read(tier, block);
+        extend_run(tier, &run, block);
     }
+    add_run(tier, &run);
     submit(tier);
 }
 

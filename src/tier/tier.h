@@ -35,10 +35,11 @@ enum tkv_block_state {
 
 struct tkv_block {
     uint8_t *frame;
-    uint64_t at;                   /* in the file; TKV_NOWHERE: has no place yet */
-    uint64_t sum;                  /* of what was written there */
-    struct tkv_block *prev, *next; /* of the dirty ones, or of the clean ones */
-    uint32_t n_bytes;              /* a multiple of the file's unit */
+    uint64_t at;  /* in the file; TKV_NOWHERE: has no place yet */
+    uint64_t sum; /* of what was written there */
+    struct tkv_block *prev,
+        *next;        /* of the dirty ones, the clean ones; next: of the same request */
+    uint32_t n_bytes; /* a multiple of the file's unit */
     uint16_t pins;
     uint8_t state, uses;
 };
@@ -46,6 +47,13 @@ struct tkv_block {
 struct tkv_block_list {
     struct tkv_block *first, *last;
     size_t n;
+};
+
+/* What came of moving a block, for tests to change: its bytes, too. */
+struct tkv_moved {
+    struct tkv_block *block;
+    bool write;
+    int64_t result; /* bytes, or minus an errno */
 };
 
 struct tkv_tier {
@@ -61,8 +69,7 @@ struct tkv_tier {
     size_t n_reading, n_writing;
     int write_errno; /* of the last write, or place in the file: 0 when it went well */
     tkv_tier_stats stats;
-    /* For tests: sees each request that is through, and may change its result or its bytes. */
-    void (*done_hook)(void *user, struct tkv_io_request *request);
+    void (*moved_hook)(void *user, struct tkv_moved *moved); /* for tests */
     void *hook_user;
 };
 

@@ -158,7 +158,7 @@ static void free_machine(struct machine *m)
 
 /* ---- a bad disk ------------------------------------------------------------------------------- */
 
-static void bad_disk(void *user, struct tkv_io_request *r)
+static void bad_disk(void *user, struct tkv_moved *r)
 {
     const bool *writes = user;
     if (r->write != *writes || draw(3))
@@ -168,20 +168,20 @@ static void bad_disk(void *user, struct tkv_io_request *r)
     else if (draw(2))
         r->result -= 64;
     else
-        r->bytes[draw(64)] ^= (uint8_t)(1 + draw(255));
+        r->block->frame[draw(64)] ^= (uint8_t)(1 + draw(255));
 }
 
 static bool bad_writes = true, bad_reads = false;
 
 static void break_disk(struct machine *m, bool *writes)
 {
-    m->tiered->tier->done_hook = bad_disk;
+    m->tiered->tier->moved_hook = bad_disk;
     m->tiered->tier->hook_user = writes;
 }
 
 static void mend_disk(struct machine *m)
 {
-    m->tiered->tier->done_hook = NULL;
+    m->tiered->tier->moved_hook = NULL;
 }
 
 static bool is_disk_error(tkv_status status)

@@ -227,21 +227,21 @@ struct fault {
     int left;       /* times */
 };
 
-static void inject(void *user, struct tkv_io_request *r)
+static void inject(void *user, struct tkv_moved *r)
 {
     struct fault *f = user;
-    if (r->write != f->write || (f->block && f->block != r->owner) || f->left == 0)
+    if (r->write != f->write || (f->block && f->block != r->block) || f->left == 0)
         return;
     f->left--;
     if (f->result)
         r->result = f->result;
     r->result -= f->less;
-    r->bytes[1000] ^= f->flip;
+    r->block->frame[1000] ^= f->flip;
 }
 
 static void break_with(struct pool *p, struct fault *f)
 {
-    p->tier->done_hook = inject;
+    p->tier->moved_hook = inject;
     p->tier->hook_user = f;
 }
 
@@ -307,7 +307,7 @@ static void fill_up(struct pool *p)
         assert_int_equal(get(p, i, NULL), TKV_OK);
     assert_int_equal(put(p, n, &err), TKV_ERR_IO);
     p->tier->spill.grow_hook = NULL;
-    p->tier->done_hook = NULL;
+    p->tier->moved_hook = NULL;
     for (; n < N_BLOCKS; n++)
         assert_int_equal(put(p, n, NULL), TKV_OK);
     get_all(p);
