@@ -19,7 +19,8 @@ struct round {
 
 struct rounds {
     const struct tkv_attend_job *job;
-    const uint64_t *live; /* a bit a page: some query sees it */
+    const uint64_t
+        *live; /* a bit a page: some query sees it; where the index picks, not looked at */
     uint64_t most_bytes;
     size_t n_units, capacity; /* blocks of a round */
     struct round now, next;
@@ -68,7 +69,8 @@ static struct rounds lay_out(const struct tkv_attend_job *job, uint8_t *at)
     struct rounds r = {.job = job, .capacity = n};
     struct round *const both[] = {&r.now, &r.next};
     uint64_t *live = (uint64_t *)(void *)at;
-    find_live(job, live);
+    if (!job->picked)
+        find_live(job, live);
     r.live = live;
     at += tkv_align_up(live_words(job) * sizeof *live);
     for (int i = 0; i < 2; i++) {
@@ -87,6 +89,19 @@ static struct tkv_block *block_at(const struct tkv_layer *layer, uint32_t where)
     return tkv_tier_block_of(&layer->pages[where / n_heads], where % n_heads);
 }
 
+/* Whether some query reads a row of a coded page. */
+static bool is_read(const struct rounds *r, uint32_t head, size_t j)
+{
+    const struct tkv_attend_job *job = r->job;
+    const struct tkv_page *page = &job->pages[j];
+    if (!job->picked)
+        return r->live[j / 64] >> j % 64 & 1;
+    uint64_t rows = 0;
+    for (size_t i = 0; i < job->p->n_q && page->state == TKV_PAGE_SEALED; i++)
+        rows |= job->picked[(i * job->layer->shape.n_kv_heads + head) * job->n_pages + j];
+    return rows & ~page->spanned;
+}
+
 /* Adds the blocks that a unit reads. False: they do not fit into this round. */
 static bool add_unit(const struct rounds *r, struct round *round, size_t unit, uint64_t *bytes)
 {
@@ -98,7 +113,7 @@ static bool add_unit(const struct rounds *r, struct round *round, size_t unit, u
         tkv_tier_block_bytes(job->cache->tier, tkv_block_bytes(job->layer, head));
     const size_t first = chunk * TKV_CHUNK_PAGES, before = round->n;
     for (size_t j = first; j < first + TKV_CHUNK_PAGES && chunk < job->n_chunks; j++) {
-        if (j >= job->n_pages || !(r->live[j / 64] >> j % 64 & 1))
+        if (j >= job->n_pages || !is_read(r, head, j))
             continue;
         if (round->n == r->capacity || *bytes + block > r->most_bytes) {
             round->n = before;
@@ -171,7 +186,7 @@ tkv_status tkv_run_rounds(tkv_cache *cache, struct tkv_attend_job *job,
         size_t failed;
         r.next = r.now;
         r.now = now;
-        const bool scan = job->p->n_q > 1;
+        const bool scan = !job->picked;
         const tkv_status status =
             tkv_tier_fetch(cache->tier, now.blocks, now.n, scan, &failed, err);
         if (status != TKV_OK)
@@ -186,7 +201,7 @@ tkv_status tkv_run_rounds(tkv_cache *cache, struct tkv_attend_job *job,
         job->first_unit = now.first;
         job->end_unit = now.end;
         compute(job);
-        tkv_tier_release(cache->tier, now.blocks, now.n);
+        tkv_tier_release(cache->tier, now.blocks, now.n, scan);
     }
     return TKV_OK;
 }

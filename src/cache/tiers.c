@@ -78,7 +78,7 @@ tkv_status tkv_page_hold(tkv_cache *cache, const struct tkv_layer *layer,
             continue;
         while (head-- > 0) {
             block = tkv_tier_block_of(page, head);
-            tkv_tier_release(cache->tier, &block, 1);
+            tkv_tier_release(cache->tier, &block, 1, true);
         }
         return tkv_tier_name(layer, page, status, err);
     }
@@ -91,7 +91,7 @@ void tkv_page_let(tkv_cache *cache, const struct tkv_layer *layer, const struct 
         return;
     for (uint32_t head = 0; head < layer->shape.n_kv_heads; head++) {
         struct tkv_block *block = tkv_tier_block_of(page, head);
-        tkv_tier_release(cache->tier, &block, 1);
+        tkv_tier_release(cache->tier, &block, 1, true);
     }
 }
 

@@ -25,6 +25,18 @@ static void append(struct tkv_block_list *list, struct tkv_block *block)
     list->n++;
 }
 
+static void prepend(struct tkv_block_list *list, struct tkv_block *block)
+{
+    block->prev = NULL;
+    block->next = list->first;
+    if (list->first)
+        list->first->prev = block;
+    else
+        list->last = block;
+    list->first = block;
+    list->n++;
+}
+
 static void take_out(struct tkv_block_list *list, struct tkv_block *block)
 {
     *(block->prev ? &block->prev->next : &list->first) = block->next;
@@ -493,11 +505,16 @@ static tkv_status read_again(struct tkv_tier *tier, struct tkv_block *block, tkv
                     tier->folder, strerror(error));
 }
 
-void tkv_tier_release(struct tkv_tier *tier, struct tkv_block *const *list, size_t n)
+void tkv_tier_release(struct tkv_tier *tier, struct tkv_block *const *list, size_t n, bool scan)
 {
-    (void)tier;
-    for (size_t i = 0; i < n; i++)
-        list[i]->pins--;
+    for (size_t i = 0; i < n; i++) {
+        struct tkv_block *block = list[i];
+        block->pins--;
+        if (scan && !block->pins && !block->uses && block->state == TKV_BLOCK_CLEAN) {
+            take_out(&tier->clean, block);
+            prepend(&tier->clean, block);
+        }
+    }
 }
 
 tkv_status tkv_tier_fetch(struct tkv_tier *tier, struct tkv_block *const *list, size_t n, bool scan,
@@ -526,7 +543,7 @@ tkv_status tkv_tier_fetch(struct tkv_tier *tier, struct tkv_block *const *list, 
         }
     if (status == TKV_OK)
         return TKV_OK;
-    tkv_tier_release(tier, list, n);
+    tkv_tier_release(tier, list, n, scan);
     *failed = at;
     return status;
 }

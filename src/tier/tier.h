@@ -6,7 +6,8 @@
  * then thrown out of it when its frame is wanted. Fetching makes blocks resident and pins them until
  * they are released. Which block goes is decided by a clock: each has a count of the selections that
  * read it, up to TKV_TIER_MOST_USES; the hand takes one off the count of every block that it passes,
- * and the first that has none goes. What is read in passing (a scan) counts for nothing.
+ * and the first that has none goes. What is read in passing (a scan) counts for nothing, and goes
+ * first: a scan of more than fits would else find nothing of what the one before it left.
  *
  * Of the budget, half at most is dirty, unless all of it is; a quarter may be pinned, and a quarter
  * be under way from the file. So a disk that is full stops writing, never reading. */
@@ -109,7 +110,7 @@ void tkv_tier_drop(struct tkv_tier *tier, struct tkv_block *block);
  * TKV_ERR_CORRUPT, TKV_ERR_NOMEM (a list of more than round_bytes, too). */
 tkv_status tkv_tier_fetch(struct tkv_tier *tier, struct tkv_block *const *list, size_t n, bool scan,
                           size_t *failed, tkv_error *err);
-void tkv_tier_release(struct tkv_tier *tier, struct tkv_block *const *list, size_t n);
+void tkv_tier_release(struct tkv_tier *tier, struct tkv_block *const *list, size_t n, bool scan);
 /* Starts reading those that are not there, as far as a quarter of the budget goes and nothing has to
  * be waited for. Without io_uring, nothing. */
 void tkv_tier_prefetch(struct tkv_tier *tier, struct tkv_block *const *list, size_t n);

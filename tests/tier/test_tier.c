@@ -95,7 +95,7 @@ static tkv_status get(struct pool *p, uint32_t i, tkv_error *err)
         return status;
     }
     assert_holds(list[0], i);
-    tkv_tier_release(p->tier, list, 1);
+    tkv_tier_release(p->tier, list, 1, false);
     return TKV_OK;
 }
 
@@ -144,7 +144,7 @@ static void test_lists(void **state)
             assert_int_equal(get(p, i, NULL), TKV_OK);
         for (uint32_t i = 0; i < 16; i++)
             assert_holds(list[i], first + i / 2 * 2);
-        tkv_tier_release(p->tier, list, 16);
+        tkv_tier_release(p->tier, list, 16, true);
     }
     for (uint32_t i = 0; i < 32; i++)
         list[i] = &p->blocks[i];
@@ -207,12 +207,32 @@ static void test_selected_stay(void **state)
         if (i % 5 == 0 && i < 80)
             continue;
         assert_int_equal(tkv_tier_fetch(p->tier, list, 1, true, &failed, NULL), TKV_OK);
-        tkv_tier_release(p->tier, list, 1);
+        tkv_tier_release(p->tier, list, 1, true);
         if (i == 100)
             break;
     }
     for (uint32_t i = 0; i < 16; i++)
         assert_int_equal(p->blocks[i * 5].state, TKV_BLOCK_CLEAN);
+    free_pool(p);
+}
+
+/* Scans of all blocks find again what fits, though it is a quarter. */
+static void test_scans(void **state)
+{
+    struct pool *p = make_pool(no_ring(state), RAM);
+    size_t failed;
+    put_all(p);
+    for (int round = 0; round < 4; round++) {
+        const uint64_t hits = tkv_tier_get_stats(p->tier).hits;
+        for (uint32_t i = 0; i < N_BLOCKS; i += 8) {
+            struct tkv_block *list[8];
+            for (uint32_t k = 0; k < 8; k++)
+                list[k] = &p->blocks[i + k];
+            assert_int_equal(tkv_tier_fetch(p->tier, list, 8, true, &failed, NULL), TKV_OK);
+            tkv_tier_release(p->tier, list, 8, true);
+        }
+        assert_true(round == 0 || tkv_tier_get_stats(p->tier).hits - hits >= 48);
+    }
     free_pool(p);
 }
 
@@ -406,6 +426,7 @@ int main(void)
         BOTH(test_prefetch),
         BOTH(test_reuse),
         BOTH(test_selected_stay),
+        BOTH(test_scans),
         BOTH(test_failed_read),
         BOTH(test_short_read),
         BOTH(test_flipped_byte),
