@@ -13,6 +13,7 @@
 #include <time.h>
 
 #include "cache/cache.h"
+#include "support/made_book.h"
 #include "tightkv/tightkv.h"
 
 enum {
@@ -36,6 +37,8 @@ static const char *const specs[] = {
     "k=turbo4c,v=kivi4,sink=0,tail=16",
     "kv=turbo3,visual.k=visual4,visual.v=visual4,sink=2,tail=8",
     "k=polar,v=turbo2,sink=0,tail=8,strict=1",
+    "kv=turbo4,sink=4,tail=64,index=qvq,keep=0.1",
+    "k=q8,v=turbo4,sink=0,tail=16,index=qvq,keep=100",
 };
 
 static uint64_t seed, n_done;
@@ -94,19 +97,37 @@ static void run_two(void *user, void (*fn)(void *arg, uint32_t ith, uint32_t nth
 
 struct machine {
     tkv_context *ctx;
+    struct made_book *made;
+    tkv_book *book;
     tkv_cache *tiered, *plain;
     bool visual;
     size_t length[N_STREAMS]; /* rows that have been appended */
     int32_t next_pos[N_STREAMS];
 };
 
-static tkv_cache *make_cache(tkv_context *ctx, const char *text)
+/* What the index wants to know. */
+static void make_book(struct machine *m)
+{
+    float freq[16];
+    size_t n_bytes;
+    m->made = made_book_new();
+    for (uint32_t i = 0; i < 16; i++)
+        freq[i] = powf(10000.0f, -(float)i / 16);
+    made_book_rope(m->made, true, 16, freq, NULL);
+    for (uint32_t i = 0; i < N_LAYERS; i++)
+        made_book_index(m->made, i, shapes[i].n_heads, shapes[i].dk, 64, 1);
+    const uint8_t *bytes = made_book_bytes(m->made, &n_bytes);
+    CHECK(tkv_book_open(m->ctx, bytes, n_bytes, &m->book, NULL) == TKV_OK);
+}
+
+static tkv_cache *make_cache(tkv_context *ctx, const tkv_book *book, const char *text)
 {
     tkv_error err;
     tkv_spec spec;
     tkv_cache *cache;
     CHECK(tkv_spec_parse(text, &spec, &err) == TKV_OK);
     CHECK(tkv_cache_create(ctx, &spec, &cache, &err) == TKV_OK);
+    CHECK(tkv_cache_set_book(cache, book, &err) == TKV_OK);
     for (uint32_t i = 0; i < N_LAYERS; i++) {
         uint32_t layer;
         const tkv_layer_params shape = {.struct_size = sizeof(shape),
@@ -143,8 +164,9 @@ static void make_machine(struct machine *m)
     snprintf(tiered, sizeof tiered, "%s,ram=1M,spill=.", spec);
     *m = (struct machine){.visual = strstr(spec, "visual")};
     CHECK(tkv_context_create(&params, &m->ctx, NULL) == TKV_OK);
-    m->plain = make_cache(m->ctx, spec);
-    m->tiered = make_cache(m->ctx, tiered);
+    make_book(m);
+    m->plain = make_cache(m->ctx, m->book, spec);
+    m->tiered = make_cache(m->ctx, m->book, tiered);
     if (draw(2))
         drop_ring(m->tiered);
 }
@@ -153,6 +175,8 @@ static void free_machine(struct machine *m)
 {
     tkv_cache_destroy(m->tiered);
     tkv_cache_destroy(m->plain);
+    tkv_book_close(m->book);
+    made_book_free(m->made);
     tkv_context_destroy(m->ctx);
 }
 
@@ -309,6 +333,7 @@ static void attend_both(struct machine *m)
     p.first_slot = (int64_t)stream * N_SLOTS + first;
     p.n_kv = 1 + draw(N_SLOTS - first);
     p.q_pos = q_pos;
+    p.flags = draw(3) ? TKV_ATTEND_SELECT : 0;
     draw_floats(q, p.n_q * p.n_q_heads * shapes[layer].dk);
     for (uint32_t i = 0; i < p.n_q; i++)
         q_pos[i] = m->next_pos[stream] + (int32_t)i;
