@@ -202,6 +202,13 @@ TKV_API tkv_status tkv_rvq_nearest(const tkv_context *ctx, const int8_t *codes, 
 
 #define TKV_SPEC_MOST_BEAM 8
 
+/* tkv_spec.index. */
+typedef enum tkv_index_kind {
+    TKV_INDEX_NONE = 0,
+    TKV_INDEX_QVQ = 1,  /* scores by code and by how far away a key is, in bands of distances */
+    TKV_INDEX_A2ATS = 2 /* as published: one constant distance for all far keys */
+} tkv_index_kind;
+
 /* Room for a spec in print, and layers that it can name. */
 #define TKV_SPEC_TEXT   2048
 #define TKV_SPEC_LAYERS 256
@@ -217,7 +224,7 @@ typedef struct tkv_spec {
     char book[TKV_SPEC_BOOK];     /* the file that the caller gives to tkv_book_open(); "": none */
     uint32_t beam; /* rvq: how many choices of codes are followed at once, to TKV_SPEC_MOST_BEAM;
                     * 0 or 1: the nearest only */
-    uint32_t index; /* 1: qvq, the retrieval index of A2ATS: queries read the rows that it picks */
+    uint32_t index; /* tkv_index_kind: queries read the rows that it picks */
     float keep;     /* picked for a KV head at most, sink and tail apart: below 1 a share of the live
                      * rows, else rows */
     float mass;     /* picked until this share of the attention is expected to be read; 0: as many

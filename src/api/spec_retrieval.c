@@ -38,11 +38,17 @@ static bool read_share(const char *text, float *out)
     return !*text && millionths > 0;
 }
 
+static const char *const kinds[] = {
+    [TKV_INDEX_NONE] = "none", [TKV_INDEX_QVQ] = "qvq", [TKV_INDEX_A2ATS] = "a2ats"};
+
 static tkv_status set_index(tkv_spec *s, const char *value, tkv_error *err)
 {
-    if (strcmp(value, "qvq") != 0 && strcmp(value, "none") != 0)
-        return tkv_fail(err, TKV_ERR_SPEC, "index=%.40s: qvq or none is needed", value);
-    s->index = strcmp(value, "qvq") == 0;
+    uint32_t kind = 0;
+    while (kind < sizeof kinds / sizeof kinds[0] && strcmp(value, kinds[kind]) != 0)
+        kind++;
+    if (kind == sizeof kinds / sizeof kinds[0])
+        return tkv_fail(err, TKV_ERR_SPEC, "index=%.40s: qvq, a2ats or none is needed", value);
+    s->index = kind;
     if (s->index && s->keep < 0)
         s->keep = DEFAULT_KEEP;
     return TKV_OK;
@@ -237,7 +243,8 @@ size_t tkv_spec_print_retrieval(const tkv_spec *s, char *buf, size_t capacity)
     struct printed p = {buf, capacity, 0};
     print(&p, "");
     if (s->index) {
-        print(&p, ",index=qvq");
+        print(&p, ",index=");
+        print(&p, kinds[s->index]);
         if (s->keep > 0 && s->keep < 1)
             print_share(&p, ",keep=", s->keep);
         else

@@ -14,9 +14,6 @@
 
 #define T TKV_PAGE_TOKENS
 
-/* Far scores are meant for keys at least this far from the query. */
-#define WINDOW 64
-
 /* Below, reading everything is as quick (docs/results.md, break-even). */
 #define LEAST_LIVE 4096
 
@@ -28,6 +25,7 @@
 
 struct query {
     uint64_t n_live, n_candidates;
+    uint32_t n_bands;
     bool all; /* reads everything */
 };
 
@@ -37,6 +35,8 @@ struct selection {
     struct query *queries; /* [n_q] */
     uint64_t *live;        /* [n_q][n_pages] */
     uint64_t *candidates;  /* [n_q][n_pages] */
+    uint32_t n_places;     /* of one band */
+    uint32_t n_bands;      /* at most */
     uint8_t *scratch;
     size_t scratch_bytes; /* of one thread */
 };
@@ -63,17 +63,23 @@ static uint64_t rows_at(const struct tkv_page *page, int64_t from, int64_t to)
     return bits;
 }
 
+static uint32_t count_bands(const tkv_cache *cache, int32_t q_pos)
+{
+    return cache->spec.index == TKV_INDEX_A2ATS || q_pos < 0 ? 1
+                                                             : tkv_index_band((uint64_t)q_pos) + 1;
+}
+
 /* Item = query. */
 static void look_at_query(void *arg, size_t i, uint32_t ith)
 {
     const struct selection *s = arg;
     const struct tkv_attend_job *job = s->job;
     const tkv_spec *spec = &s->cache->spec;
-    const uint32_t window = spec->tail > WINDOW ? spec->tail : WINDOW;
+    const uint32_t window = spec->tail > TKV_INDEX_NEAR ? spec->tail : TKV_INDEX_NEAR;
     uint64_t *live = s->live + i * job->n_pages, *candidates = s->candidates + i * job->n_pages;
     struct query *q = &s->queries[i];
     (void)ith;
-    *q = (struct query){0};
+    *q = (struct query){.n_bands = count_bands(s->cache, job->p->q_pos[i])};
     for (size_t j = 0; j < job->n_pages; j++) {
         const struct tkv_page *page = &job->pages[j];
         live[j] = tkv_live_bits(job->p, i, (int64_t)(j * T));
@@ -90,19 +96,19 @@ static void look_at_query(void *arg, size_t i, uint32_t ith)
 
 /* Working memory of one thread. */
 struct room {
-    float *q;         /* [group][D] */
-    float *table;     /* [group][n_codes] */
-    uint32_t *counts; /* [n_codes] */
-    uint64_t *chosen;
+    float *q;         /* [n_bands][D], of one query head */
+    float *table;     /* [group][n_bands][n_places] */
+    uint32_t *counts; /* [n_bands][n_places] */
+    uint64_t *chosen; /* the same in bits */
     void *choose;
 };
 
-static size_t lay_out(const struct tkv_attend_job *job, uint8_t *base, struct room *room)
+static size_t lay_out(const struct selection *s, uint8_t *base, struct room *room)
 {
-    const size_t n_codes = job->layer->index->n_codes;
+    const size_t n_codes = (size_t)s->n_bands * s->n_places;
     const size_t sizes[] = {
-        job->group * (size_t)job->layer->head_dim[TKV_K] * sizeof(float),
-        job->group * n_codes * sizeof(float),
+        s->n_bands * (size_t)s->job->layer->head_dim[TKV_K] * sizeof(float),
+        s->job->group * n_codes * sizeof(float),
         n_codes * sizeof(uint32_t),
         tkv_index_choice_words((uint32_t)n_codes) * sizeof(uint64_t),
         tkv_index_choose_scratch((uint32_t)n_codes),
@@ -117,57 +123,98 @@ static size_t lay_out(const struct tkv_attend_job *job, uint8_t *base, struct ro
     return used;
 }
 
-/* The group's queries as if they stood far behind every key. False: not all are finite. */
-static bool far_queries(const struct selection *s, size_t i, uint32_t head, float *q)
+/* One query head's query, as before RoPE and then turned for the keys of each band; with a constant
+ * distance there is one band. False: it is not finite. */
+static bool far_queries(const struct selection *s, size_t i, uint32_t q_head, float *q)
 {
     const struct tkv_attend_job *job = s->job;
     const tkv_attend_params *p = job->p;
-    const uint32_t D = job->layer->head_dim[TKV_K];
+    const struct tkv_layer *layer = job->layer;
+    const uint32_t D = layer->head_dim[TKV_K], n_bands = s->queries[i].n_bands;
+    const uint8_t *at =
+        (const uint8_t *)p->q + i * p->q_token_stride + (size_t)q_head * p->q_head_stride;
+    const float *from = (const float *)(const void *)at;
     bool finite = true;
-    for (uint32_t g = 0; g < job->group; g++) {
-        const uint8_t *at = (const uint8_t *)p->q + i * p->q_token_stride +
-                            ((size_t)head * job->group + g) * p->q_head_stride;
-        const float *from = (const float *)(const void *)at;
-        for (uint32_t d = 0; d < D; d++) {
-            q[g * D + d] = from[d] * p->scale;
-            finite = finite && isfinite(q[g * D + d]);
-        }
+    for (uint32_t d = 0; d < D; d++) {
+        q[d] = from[d] * p->scale;
+        finite = finite && isfinite(q[d]);
     }
-    const double far = (double)job->layer->index->models[head].far;
-    tkv_turn_by(s->cache, job->layer, far - p->q_pos[i], q, job->group);
+    if (s->cache->spec.index == TKV_INDEX_A2ATS) {
+        tkv_turn_by(s->cache, layer, (double)layer->index->models[0].far - p->q_pos[i], q, 1);
+        return finite;
+    }
+    tkv_turn_by(s->cache, layer, -p->q_pos[i], q, 1);
+    for (uint32_t band = n_bands; band-- > 0;) {
+        float *of_band = q + (size_t)band * D;
+        if (band > 0)
+            memcpy(of_band, q, D * sizeof *q);
+        s->cache->ctx->kernels.turn(of_band, 1, D, layer->turns->half, layer->turns->n_pairs,
+                                    (const float(*)[2])layer->turns->band[band]);
+    }
     return finite;
 }
 
-static void count_rows(const uint16_t *code, uint64_t rows, uint32_t sign, uint32_t *counts)
+/* Scores of all codes of all bands, for the group. False: a query is not finite. */
+static bool make_table(const struct selection *s, size_t i, uint32_t head, const struct room *room)
 {
-    for (; rows; rows &= rows - 1)
-        counts[code[tkv_lowest_bit(rows)]] += sign;
+    const uint32_t group = s->job->group, n_bands = s->queries[i].n_bands;
+    bool finite = true;
+    for (uint32_t g = 0; g < group; g++) {
+        finite = finite && far_queries(s, i, head * group + g, room->q);
+        tkv_index_table(&s->cache->ctx->kernels, &s->job->layer->index->models[head], room->q,
+                        n_bands, room->table + (size_t)g * n_bands * s->n_places);
+    }
+    return finite;
 }
 
-/* How many candidates have each code: the layer's counts less what is none, or the candidates
- * themselves where these are fewer. */
+/* Takes the candidates of one band out of `rows`, beginning with the lowest one's. */
+static uint64_t take_band(const struct selection *s, size_t i, size_t i_page, uint64_t *rows,
+                          uint32_t *band)
+{
+    const struct tkv_page *page = &s->job->pages[i_page];
+    const int64_t q_pos = s->job->p->q_pos[i];
+    uint64_t taken = *rows;
+    *band = 0;
+    if (s->cache->spec.index != TKV_INDEX_A2ATS) {
+        const int64_t distance = q_pos - tkv_page_pos(page, tkv_lowest_bit(*rows));
+        *band = tkv_index_band((uint64_t)distance);
+        const int64_t near = (int64_t)tkv_index_band_from(*band),
+                      far = (int64_t)tkv_index_band_from(*band + 1);
+        const bool last = *band + 1 == TKV_INDEX_BANDS;
+        taken &= rows_at(page, last ? 0 : q_pos - far + 1, q_pos - near + 1);
+    }
+    *rows &= ~taken;
+    return taken;
+}
+
+/* How many candidates have each code in each band. */
 static void count_candidates(const struct selection *s, size_t i, uint32_t head, uint32_t *counts)
 {
     const struct tkv_attend_job *job = s->job;
-    const struct tkv_layer *layer = job->layer;
-    const struct tkv_layer_index *index = layer->index;
     const uint64_t *candidates = s->candidates + i * job->n_pages;
-    const size_t stream = (size_t)(job->pages - layer->pages) / layer->pages_per_stream;
-    const struct tkv_page *first = layer->pages + stream * layer->pages_per_stream;
-    const bool less =
-        index->n_known[stream] - s->queries[i].n_candidates < s->queries[i].n_candidates;
-    if (less)
-        memcpy(counts, tkv_code_counts(layer, stream, head), index->n_codes * sizeof *counts);
-    else
-        memset(counts, 0, index->n_codes * sizeof *counts);
-    for (size_t j = 0; j < layer->pages_per_stream; j++) {
-        const struct tkv_page *page = &first[j];
-        const bool seen = page >= job->pages && page < job->pages + job->n_pages;
-        const uint64_t is = seen ? candidates[page - job->pages] : 0;
-        if (page->codes)
-            count_rows(page->codes->code + head * T, less ? page->codes->known & ~is : is,
-                       less ? UINT32_MAX : 1, counts);
+    memset(counts, 0, s->queries[i].n_bands * (size_t)s->n_places * sizeof *counts);
+    for (size_t j = 0; j < job->n_pages; j++) {
+        const uint16_t *code = candidates[j] ? job->pages[j].codes->code + head * T : NULL;
+        for (uint64_t rows = candidates[j]; rows;) {
+            uint32_t band;
+            uint64_t taken = take_band(s, i, j, &rows, &band);
+            uint32_t *of_band = counts + (size_t)band * s->n_places;
+            for (; taken; taken &= taken - 1)
+                of_band[code[tkv_lowest_bit(taken)]]++;
+        }
     }
+}
+
+/* Those rows of one code, as many of the last as `most` allows. */
+static uint64_t last_rows(const uint16_t *code, uint32_t wanted, uint64_t rows, uint64_t *most)
+{
+    uint64_t bits = 0;
+    for (uint32_t t = T; t-- > 0 && *most > 0;)
+        if (rows >> t & 1 && code[t] == wanted) {
+            bits |= (uint64_t)1 << t;
+            --*most;
+        }
+    return bits;
 }
 
 /* The rows of the chosen codes, from the last page to the first: of the code that is cut, the last
@@ -178,20 +225,19 @@ static void pick_rows(const struct selection *s, size_t i, uint32_t head,
     const struct tkv_attend_job *job = s->job;
     const uint64_t *live = s->live + i * job->n_pages,
                    *candidates = s->candidates + i * job->n_pages;
+    const uint32_t cut_band = choice->cut / s->n_places, cut_code = choice->cut % s->n_places;
     uint64_t n_cut = choice->n_cut;
     for (size_t j = job->n_pages; j-- > 0;) {
+        const uint16_t *code = candidates[j] ? job->pages[j].codes->code + head * T : NULL;
         picked[j] = live[j] & ~candidates[j];
-        if (!candidates[j])
-            continue;
-        const uint16_t *code = job->pages[j].codes->code + head * T;
-        picked[j] |= candidates[j] & s->cache->ctx->kernels.index_scan(code, choice->codes);
-        if (n_cut == 0)
-            continue;
-        for (uint32_t t = T; t-- > 0 && n_cut > 0;)
-            if (candidates[j] >> t & 1 && code[t] == choice->cut) {
-                picked[j] |= (uint64_t)1 << t;
-                n_cut--;
-            }
+        for (uint64_t rows = candidates[j]; rows;) {
+            uint32_t band;
+            const uint64_t taken = take_band(s, i, j, &rows, &band);
+            const uint64_t *chosen = choice->codes + (size_t)band * s->n_places / 64;
+            picked[j] |= taken & s->cache->ctx->kernels.index_scan(code, chosen);
+            if (n_cut > 0 && band == cut_band)
+                picked[j] |= last_rows(code, cut_code, taken, &n_cut);
+        }
     }
 }
 
@@ -212,21 +258,19 @@ static void select_item(void *arg, size_t item, uint32_t ith)
     const struct tkv_attend_job *job = s->job;
     const uint32_t n_heads = job->layer->shape.n_kv_heads, head = (uint32_t)(item % n_heads);
     const size_t i = item / n_heads;
-    const struct tkv_index_model *model = &job->layer->index->models[head];
     const struct tkv_index_budget budget = budget_of(&s->cache->spec, &s->queries[i]);
     uint64_t *picked = job->picked + item * job->n_pages;
     struct room room;
-    lay_out(job, s->scratch + ith * s->scratch_bytes, &room);
+    lay_out(s, s->scratch + ith * s->scratch_bytes, &room);
     if (s->queries[i].all || (s->queries[i].n_candidates <= budget.rows && budget.mass <= 0) ||
-        !far_queries(s, i, head, room.q)) {
+        !make_table(s, i, head, &room)) {
         memcpy(picked, s->live + i * job->n_pages, job->n_pages * sizeof *picked);
         return;
     }
-    tkv_index_table(&s->cache->ctx->kernels, model, room.q, job->group, room.table);
     count_candidates(s, i, head, room.counts);
     struct tkv_index_choice choice = {.codes = room.chosen};
-    tkv_index_choose(room.table, job->group, room.counts, model->n_codes, &budget, room.choose,
-                     &choice);
+    tkv_index_choose(room.table, job->group, room.counts, s->queries[i].n_bands * s->n_places,
+                     &budget, room.choose, &choice);
     pick_rows(s, i, head, &choice, picked);
 }
 
@@ -246,7 +290,13 @@ tkv_status tkv_select(tkv_cache *cache, struct tkv_attend_job *job, tkv_error *e
     if (!is_asked(job))
         return TKV_OK;
     struct room unused;
-    struct selection s = {.cache = cache, .job = job, .scratch_bytes = lay_out(job, NULL, &unused)};
+    struct selection s = {
+        .cache = cache, .job = job, .n_places = tkv_index_places(job->layer->index->n_codes)};
+    for (size_t i = 0; i < p->n_q; i++) {
+        const uint32_t n = count_bands(cache, p->q_pos[i]);
+        s.n_bands = n > s.n_bands ? n : s.n_bands;
+    }
+    s.scratch_bytes = lay_out(&s, NULL, &unused);
     const uint32_t n_threads = tkv_n_threads(&cache->ctx->executor);
     const size_t n_heads = job->layer->shape.n_kv_heads;
     const size_t words = p->n_q * job->n_pages * sizeof(uint64_t);

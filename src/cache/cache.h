@@ -327,6 +327,7 @@ struct tkv_turns {
     uint8_t *axis;          /* [n_pairs] which of a row's positions turns the pair */
     float (*table)[2];      /* [n_turns][n_pairs] cos and -sin at TKV_TURN_STEP * i */
     uint32_t n_turns;
+    float (*band[TKV_INDEX_BANDS])[2]; /* [n_pairs]: see tkv_index_band_turn() */
     float *near; /* cos [n_pairs][TKV_TURN_NEAR], then sin, at positions from 0 on */
 };
 

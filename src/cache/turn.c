@@ -97,10 +97,25 @@ static size_t near_bytes(const struct tkv_turns *t)
     return 2 * (size_t)t->n_pairs * TKV_TURN_NEAR * sizeof(float);
 }
 
+/* Those of all bands lie one behind the other. */
+static size_t band_bytes(const struct tkv_turns *t)
+{
+    return (size_t)TKV_INDEX_BANDS * t->n_pairs * sizeof *t->band[0];
+}
+
+static void fill_bands(struct tkv_turns *t)
+{
+    for (uint32_t band = 0; band < TKV_INDEX_BANDS; band++) {
+        t->band[band] = t->band[0] + (size_t)band * t->n_pairs;
+        tkv_index_band_turn(band, t->freq, t->n_pairs, t->band[band]);
+    }
+}
+
 static void release(const tkv_allocator *a, struct tkv_turns *t)
 {
     tkv_free(a, t->table, (size_t)t->n_turns * t->n_pairs * sizeof *t->table);
     tkv_free(a, t->near, near_bytes(t));
+    tkv_free(a, t->band[0], band_bytes(t));
     tkv_free(a, t->freq, t->n_pairs * sizeof *t->freq);
     tkv_free(a, t->axis, t->n_pairs);
     tkv_free(a, t, sizeof *t);
@@ -130,7 +145,8 @@ static tkv_status add_turns(tkv_cache *cache, const struct rope *r, struct tkv_l
     turns->freq = tkv_alloc(a, r->n * sizeof *turns->freq);
     turns->axis = tkv_alloc(a, r->n);
     turns->near = tkv_alloc(a, near_bytes(turns));
-    if (!turns->freq || !turns->axis || !turns->near) {
+    turns->band[0] = tkv_alloc(a, band_bytes(turns));
+    if (!turns->freq || !turns->axis || !turns->near || !turns->band[0]) {
         const size_t bytes = near_bytes(turns);
         release(a, turns);
         return tkv_fail_nomem(err, bytes, "RoPE turns");
@@ -138,6 +154,7 @@ static tkv_status add_turns(tkv_cache *cache, const struct rope *r, struct tkv_l
     memcpy(turns->freq, r->freq, r->n * sizeof *turns->freq);
     memcpy(turns->axis, r->axis, r->n);
     fill_near(turns);
+    fill_bands(turns);
     turns->next = cache->turns;
     cache->turns = layer->turns = turns;
     return tkv_turns_reach(cache, turns, 0, err);

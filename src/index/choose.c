@@ -138,7 +138,7 @@ void tkv_index_choose(const float *table, uint32_t n_heads, const uint32_t *coun
         const uint32_t code = (uint32_t)keys[i];
         const uint64_t left = budget->rows - out->n_rows;
         if (counts[code] > left) {
-            out->cut = (uint16_t)code;
+            out->cut = code;
             out->n_cut = left;
             break;
         }

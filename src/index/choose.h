@@ -1,5 +1,6 @@
-/* Which codes a group of query heads reads. A score depends on the code alone, so codes are chosen,
- * by how many live keys they have, and rows follow from them. */
+/* Which codes a group of query heads reads. A score depends on the code and its band alone, so these
+ * are chosen, by how many live keys they have, and rows follow from them. What is called a code here
+ * is one of one band: n_codes counts all bands' places. */
 #ifndef TKV_INDEX_CHOOSE_H
 #define TKV_INDEX_CHOOSE_H
 
@@ -14,7 +15,7 @@ struct tkv_index_budget {
 struct tkv_index_choice {
     uint64_t *codes; /* bits of the chosen codes, [n_codes / 64 rounded up] */
     uint64_t n_rows; /* that they have */
-    uint16_t cut;    /* of this code, which is not among them, only the last */
+    uint32_t cut;    /* of this code, which is not among them, only the last */
     uint64_t n_cut;  /* rows are read; 0: there is none */
 };
 

@@ -50,8 +50,14 @@ tkv_status tkv_index_bind(const struct tkv_gguf *book, uint32_t layer, uint32_t 
 void tkv_index_encode(const struct tkv_kernels *k, const struct tkv_index_model *m,
                       const float *keys, size_t n, uint16_t *codes);
 
+/* Codes come in tiles: places of a table, or of a set, of so many codes. */
+static inline uint32_t tkv_index_places(uint32_t n_codes)
+{
+    return (n_codes + TKV_PAGE_TOKENS - 1) / TKV_PAGE_TOKENS * TKV_PAGE_TOKENS;
+}
+
 /* What n <= 16 far queries [n][D], times the scale of logits, score each code: table
- * [n][n_codes], 64-byte aligned. Queries are rounded to 8 bits, which moves a score by a fiftieth of
+ * [n][tkv_index_places()], 64-byte aligned; a place without a code gets some score. Queries are rounded to 8 bits, which moves a score by a fiftieth of
  * what a code does. The same on every CPU. */
 void tkv_index_table(const struct tkv_kernels *k, const struct tkv_index_model *m, const float *q,
                      size_t n, float *table);

@@ -70,7 +70,7 @@ static tkv_status find_floats(const struct tkv_gguf *book, uint32_t layer, uint3
 
 static size_t places(size_t n_codes)
 {
-    return (n_codes + TILE - 1) / TILE * TILE;
+    return tkv_index_places((uint32_t)n_codes);
 }
 
 static size_t head_bytes(size_t n_codes, size_t D)
@@ -223,10 +223,9 @@ void tkv_index_table(const struct tkv_kernels *k, const struct tkv_index_model *
         one[c] = 1;
     struct tkv_ahead ahead = {(uintptr_t)m->codes + (size_t)TILE * D, n < 8 ? 64 : 512 / n};
     for (size_t c = 0; c < m->n_codes; c += TILE) {
-        const size_t n_codes = m->n_codes - c < TILE ? m->n_codes - c : TILE;
         k->score_i8(m->codes + c * D, w8, n_rows, D, dots, &ahead);
         k->scale_scores(dots, scale, one, bias, n_rows, scores);
         for (size_t r = 0; r < n; r++)
-            memcpy(table + r * m->n_codes + c, scores + r * TILE, n_codes * sizeof *table);
+            memcpy(table + r * places(m->n_codes) + c, scores + r * TILE, TILE * sizeof *table);
     }
 }

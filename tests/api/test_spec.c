@@ -49,6 +49,7 @@ static void canonical_retrieval(void **state)
         const char *text, *want;
     } cases[] = {
         {"index=qvq", ",index=qvq,keep=0.06"},
+        {"index=a2ats,keep=.03", ",index=a2ats,keep=0.03"},
         {"keep=.0300,index=qvq", ",index=qvq,keep=0.03"},
         {"index=qvq,keep=4096,mass=0.98", ",index=qvq,keep=4096,mass=0.98"},
         {"index=qvq,keep=0", ",index=qvq,keep=0"},
@@ -74,7 +75,7 @@ static void retrieval_that_makes_no_sense(void **state)
     const struct {
         const char *text, *says;
     } cases[] = {
-        {"index=pq", "qvq or none"},
+        {"index=pq", "qvq, a2ats or none"},
         {"keep=.5", "add index=qvq"},
         {"mass=.9", "add index=qvq"},
         {"dense=1", "add index=qvq"},

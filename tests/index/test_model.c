@@ -189,7 +189,7 @@ static double slack(const struct tkv_index_model *m, const float *q, uint32_t co
 
 static void check_table(struct fixture *f, const struct tkv_index_model *m, uint32_t n)
 {
-    const size_t n_table = (size_t)n * f->n_codes;
+    const size_t stride = tkv_index_places(f->n_codes), n_table = n * stride;
     float *q = malloc(n * f->D * sizeof *q), *table = aligned_alloc(64, n_table * sizeof *table);
     double *key = malloc(f->D * sizeof *key), square = 0, error = 0;
     for (uint32_t i = 0; i < n * f->D; i++)
@@ -201,7 +201,7 @@ static void check_table(struct fixture *f, const struct tkv_index_model *m, uint
             key_of(m, c, key);
             for (uint32_t d = 0; d < f->D; d++)
                 want += (double)q[r * f->D + d] * key[d];
-            const double off = (double)table[r * f->n_codes + c] - want;
+            const double off = (double)table[r * stride + c] - want;
             assert_true(fabs(off) < slack(m, q + r * f->D, c));
             error += off * off;
             square += want * want;
@@ -228,7 +228,8 @@ static void test_not_finite(void **state)
     (void)state;
     struct fixture f = bound(&shapes[1]);
     float *keys = malloc(ROWS * f.D * sizeof *keys);
-    float *table = aligned_alloc(64, 3 * f.n_codes * sizeof *table);
+    const size_t stride = tkv_index_places(f.n_codes);
+    float *table = aligned_alloc(64, 3 * stride * sizeof *table);
     uint16_t codes[ROWS];
     make_keys(&f, &f.models[0], keys);
     keys[f.D + 3] = NAN, keys[4 * f.D] = -INFINITY;
@@ -242,8 +243,8 @@ static void test_not_finite(void **state)
     tkv_index_table(&f.k, &f.models[0], keys, 3, table);
     for (uint32_t c = 0; c < f.n_codes; c++) {
         assert_true(isfinite(table[c]));
-        assert_true(isnan(table[f.n_codes + c]));
-        assert_true(table[2 * f.n_codes + c] == 0); /* nothing asked */
+        assert_true(isnan(table[stride + c]));
+        assert_true(table[2 * stride + c] == 0); /* nothing asked */
     }
     free(keys), free(table);
     release(&f);
@@ -254,7 +255,7 @@ static void test_same_on_every_cpu(void **state)
     (void)state;
     for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
         struct fixture f = bound(&shapes[i]);
-        const size_t n_table = 5 * f.n_codes;
+        const size_t n_table = 5 * tkv_index_places(f.n_codes);
         float *keys = malloc(ROWS * f.D * sizeof *keys);
         float *table[2] = {aligned_alloc(64, (n_table * 4 + 63) / 64 * 64),
                            aligned_alloc(64, (n_table * 4 + 63) / 64 * 64)};
