@@ -195,10 +195,9 @@ int cal_index_check(const struct calibration *c)
             return cli_fail("layer %d: keys of %u values; an index takes multiples of 16",
                             c->layers[i].layer, c->layers[i].heads[TKV_SPAN_TEXT][TKV_K]->dim);
     if (s.n_tokens < c->index_codes)
-        return cli_fail(
-            "%zu tokens were sampled, too few for an index of %u codes; learn from more "
-            "with --tokens, or ask for fewer with --index-codes",
-            s.n_tokens, c->index_codes);
+        return cli_fail("%zu tokens were sampled, too few for an index of %u codes; sample more "
+                        "with --tokens and --sample, or ask for fewer with --index-codes",
+                        s.n_tokens, c->index_codes);
     return CLI_OK;
 }
 

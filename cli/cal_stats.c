@@ -13,9 +13,6 @@
 #include "calibrate.h"
 #include "journal.h"
 
-/* Samples of all classes together. */
-#define MOST_SAMPLED_BYTES ((size_t)256 << 20)
-
 /* Moments in memory and their two places in the file. */
 struct block {
     double *values;
@@ -252,7 +249,7 @@ static void plan_samples(const struct calibration *c, struct cal_stats *s,
         const size_t n = plan->n_units[klass];
         if (n == 0)
             continue;
-        const size_t most = MOST_SAMPLED_BYTES / n_classes / token_bytes(c) / n;
+        const size_t most = c->sample_bytes / n_classes / token_bytes(c) / n;
         s->per_unit[klass] = most < plan->n_tokens[klass] ? most : plan->n_tokens[klass];
         s->n_sampled[klass] = n * s->per_unit[klass];
     }

@@ -77,6 +77,7 @@ struct calibration {
     size_t n_layers;
     struct tightkv_ggml_fingerprint fingerprint;
     uint64_t seed;
+    size_t sample_bytes; /* for samples of all classes together, at most */
     uint32_t index_codes;
     size_t n_done; /* steps: units read, then layers whose size was measured */
     struct cal_stats *stats;

@@ -9,11 +9,12 @@
 struct options {
     struct cli_common common;
     struct cli_list texts, trainers;
-    const char *visual, *visual_items, *out, *stats;
+    const char *visual, *visual_items, *out, *stats, *sample;
     int64_t n_tokens; /* 0: not given */
     int64_t seed;
     bool index;
     int64_t index_codes;
+    double sample_bytes;
 };
 
 enum {
@@ -29,7 +30,7 @@ static const char about[] =
 
 static int parse(struct options *o, int argc, char **argv)
 {
-    *o = (struct options){.seed = 1, .index_codes = 4096};
+    *o = (struct options){.seed = 1, .index_codes = 4096, .sample = "256M"};
     const struct cli_option options[] = {
         {"text", 0, CLI_LIST, &o->texts, "FILE", "text to learn from; may be given again", 0, 0,
          false},
@@ -46,6 +47,9 @@ static int parse(struct options *o, int argc, char **argv)
         {"index-codes", 0, CLI_COUNT, &o->index_codes, "N", "its codes for every head (4096)", 16,
          32768, false},
         {"stats", 0, CLI_TEXT, &o->stats, "FILE", "keep the statistics, for other trainers", 0, 0,
+         false},
+        {"sample", 0, CLI_TEXT, &o->sample, "SIZE",
+         "of the statistics, room for keys and values that codebooks are learned from (256M)", 0, 0,
          false},
         {"seed", 's', CLI_COUNT, &o->seed, "N", "of all random numbers (1)", 0, INT64_MAX, false},
     };
@@ -64,6 +68,9 @@ static int parse(struct options *o, int argc, char **argv)
         if (!cal_trainer(o->trainers.items[i]))
             return -1 - cli_misuse("calibrate", "--train %s: there is no such trainer",
                                    o->trainers.items[i]);
+    if (!cli_parse_size(o->sample, &o->sample_bytes))
+        return -1 -
+               cli_misuse("calibrate", "--sample %s: give a size, as in 256M or 2G", o->sample);
     if (o->index_codes % 16 != 0)
         return -1 - cli_misuse("calibrate", "--index-codes %lld: give a multiple of 16",
                                (long long)o->index_codes);
@@ -225,8 +232,10 @@ int cmd_calibrate(int argc, char **argv)
     }
     struct cli_llama llama;
     struct session session = {0};
-    struct calibration c = {
-        .session = &session, .seed = (uint64_t)o.seed, .index_codes = (uint32_t)o.index_codes};
+    struct calibration c = {.session = &session,
+                            .seed = (uint64_t)o.seed,
+                            .sample_bytes = (size_t)o.sample_bytes,
+                            .index_codes = (uint32_t)o.index_codes};
     struct model_layers layers = {0};
     struct harden_file file = {0};
     tkv_error err;

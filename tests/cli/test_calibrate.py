@@ -169,7 +169,8 @@ class Refused(BookTest):
                            ((self.model, "--text", TEXT), "-o BOOK"), ((self.model, "-o", self.out), "--text FILE"),
                            ((self.model, "--text", TEXT, "-o", self.out, "--train", "tigth"), "tigth"),
                            ((self.model, "--text", TEXT, "-o", self.out, "--index-codes", 24), "multiple of 16"),
-                           ((self.model, "--text", TEXT, "-o", self.out, "--index-codes", 65536), "32768")]:
+                           ((self.model, "--text", TEXT, "-o", self.out, "--index-codes", 65536), "32768"),
+                           ((self.model, "--text", TEXT, "-o", self.out, "--sample", "much"), "give a size")]:
             with self.subTest(says):
                 self.assert_refused(command.USAGE, "calibrate", *args, says=says)
 
@@ -192,6 +193,8 @@ class Refused(BookTest):
                             says="ask for fewer")
         self.assert_refused(command.DATA, "calibrate", self.model, "--text", TEXT, "--tokens", 2048, "--index", "-o",
                             self.out, says="2048 tokens were sampled, too few for an index of 4096 codes")
+        self.assert_refused(command.DATA, "calibrate", self.model, "--text", TEXT, "--tokens", 1024, "--index", "-o",
+                            self.path("few"), "--index-codes", 512, "--sample", "200K", says="tokens were sampled")
         self.assertFalse(os.path.exists(self.out))
 
     def test_of_another_model(self):
