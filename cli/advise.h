@@ -8,7 +8,9 @@
 #include "model_layers.h"
 
 enum {
-    ADVISE_RUNGS = 10,
+    ADVISE_LADDER = 10, /* rungs of every model */
+    ADVISE_LEARNED = 3, /* of those that have a book */
+    ADVISE_RUNGS = ADVISE_LADDER + ADVISE_LEARNED,
     ADVISE_WINDOW = 2048, /* tokens of a window of the text, at most */
     ADVISE_WINDOWS = 3,
     ADVISE_QUICK_WINDOW = 1024,
@@ -30,6 +32,7 @@ struct advise {
     size_t n_ctx, n_windows; /* of the text, as measured */
     struct layer_survey survey;
     struct advise_rung rungs[ADVISE_RUNGS];
+    size_t n_rungs;
     struct advise_rung floor; /* the f16 spec: what the way of computing costs */
 
     const struct advise_rung *chosen[ADVISE_LEVELS]; /* NULL: leave it at f16 */
@@ -40,8 +43,9 @@ struct advise {
 
 /* ---- advise_measure.c ------------------------------------------------------------------------ */
 
-/* Fills the ladder's specs. */
+/* Fills the ladder's specs, then those of codecs for which the model has a book. */
 int advise_make_rungs(struct advise *a);
+int advise_add_learned(struct advise *a);
 
 /* Statistics and errors of layers, then divergences: of every rung, or, when quick, of two. */
 int advise_measure(struct advise *a, const struct session_tokens *text);

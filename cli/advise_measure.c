@@ -8,19 +8,29 @@
 
 /* From little loss to little memory. Plain and centred keys stand side by side: which of the two
  * a model needs is what it has to tell. Sink and tail are the default preset's. */
-static const char *const ladder[ADVISE_RUNGS] = {
+static const char *const ladder[ADVISE_LADDER] = {
     "k=q8,v=q8",          "k=q8,v=turbo4",      "k=turbo4c,v=turbo4", "k=turbo4,v=turbo4",
     "k=turbo4c,v=turbo3", "k=turbo3c,v=turbo3", "k=turbo3,v=turbo3",  "k=turbo3c,v=turbo2",
     "k=turbo3,v=turbo2",  "k=turbo2,v=turbo2"};
 
-/* What a quick look evaluates: the default preset, and what a level lower would be. */
-static const bool evaluated_when_quick[ADVISE_RUNGS] = {[2] = true, [5] = true};
+/* Learned codecs, the one for a quick look first. The survey cannot tell their errors: its caches
+ * have no book. */
+static const struct {
+    const char *codec, *spec;
+} learned[ADVISE_LEARNED] = {{"tight3", "k=tight3,v=tight3"},
+                             {"tight4", "k=tight4,v=tight4"},
+                             {"tight2", "k=tight2,v=tight2"}};
+
+/* What a quick look evaluates: the default preset, what a level lower would be, and a learned
+ * codec. */
+static const bool evaluated_when_quick[ADVISE_RUNGS] = {
+    [2] = true, [5] = true, [ADVISE_LADDER] = true};
 
 /* Keys alone at 4 bits, plain and centred: advise_keys_gain(). */
 static const char *const key_probes[] = {"k=turbo4,v=f16", "k=turbo4c,v=f16"};
 
 enum {
-    N_SURVEYED = ADVISE_RUNGS + sizeof(key_probes) / sizeof(key_probes[0])
+    N_SURVEYED = ADVISE_LADDER + sizeof(key_probes) / sizeof(key_probes[0])
 };
 
 static int parse(const char *text, tkv_spec *out)
@@ -30,19 +40,35 @@ static int parse(const char *text, tkv_spec *out)
     return tkv_spec_parse(text, out, &err) == TKV_OK ? CLI_OK : cli_fail("%s", err.text);
 }
 
+static const struct advise_rung not_measured = {
+    .out_error = NAN, .kld = {NAN, NAN, {NAN, NAN}}, .same_top = NAN, .ppl_change = NAN};
+
+static int add_rung(struct advise *a, const char *spec)
+{
+    struct advise_rung *rung = &a->rungs[a->n_rungs++];
+    *rung = not_measured;
+    rung->spec = spec;
+    return parse(spec, &rung->parsed);
+}
+
 int advise_make_rungs(struct advise *a)
 {
-    const struct advise_rung not_measured = {
-        .out_error = NAN, .kld = {NAN, NAN, {NAN, NAN}}, .same_top = NAN, .ppl_change = NAN};
     int rc = CLI_OK;
-    for (size_t i = 0; i < ADVISE_RUNGS && rc == CLI_OK; i++) {
-        a->rungs[i] = not_measured;
-        a->rungs[i].spec = ladder[i];
-        rc = parse(ladder[i], &a->rungs[i].parsed);
-    }
+    for (size_t i = 0; i < ADVISE_LADDER && rc == CLI_OK; i++)
+        rc = add_rung(a, ladder[i]);
     a->floor = not_measured;
     a->floor.spec = "f16";
     return rc == CLI_OK ? parse("kv=f16", &a->floor.parsed) : rc;
+}
+
+int advise_add_learned(struct advise *a)
+{
+    const size_t n = a->quick ? 1 : ADVISE_LEARNED;
+    int rc = CLI_OK;
+    for (size_t i = 0; i < n && rc == CLI_OK; i++)
+        if (a->llama.has_book(a->path, learned[i].codec) == TKV_OK)
+            rc = add_rung(a, learned[i].spec);
+    return rc;
 }
 
 /* ---- layers --------------------------------------------------------------------------------- */
@@ -52,22 +78,22 @@ static int survey(struct advise *a, const struct session_tokens *text)
     tkv_spec specs[N_SURVEYED];
     int rc = CLI_OK;
     for (size_t i = 0; i < N_SURVEYED && rc == CLI_OK; i++) {
-        rc = parse(i < ADVISE_RUNGS ? ladder[i] : key_probes[i - ADVISE_RUNGS], &specs[i]);
+        rc = parse(i < ADVISE_LADDER ? ladder[i] : key_probes[i - ADVISE_LADDER], &specs[i]);
         specs[i].strict = 1;
     }
     struct session_tokens window = {text->ids, a->n_ctx};
     cli_progress_step(&a->progress, 0, "keys and values of every layer");
     if (rc == CLI_OK)
         rc = layer_survey_run(&a->session, &window, specs, N_SURVEYED, &a->progress, &a->survey);
-    for (size_t i = 0; i < ADVISE_RUNGS && rc == CLI_OK; i++)
+    for (size_t i = 0; i < ADVISE_LADDER && rc == CLI_OK; i++)
         a->rungs[i].out_error = layer_survey_out_error(&a->survey, i);
     return rc;
 }
 
 double advise_keys_gain(const struct advise *a)
 {
-    return layer_survey_out_error(&a->survey, ADVISE_RUNGS) /
-           layer_survey_out_error(&a->survey, ADVISE_RUNGS + 1);
+    return layer_survey_out_error(&a->survey, ADVISE_LADDER) /
+           layer_survey_out_error(&a->survey, ADVISE_LADDER + 1);
 }
 
 /* ---- divergences ---------------------------------------------------------------------------- */
@@ -81,7 +107,7 @@ static bool is_evaluated(const struct advise *a, size_t i_rung)
 static size_t make_rows(struct advise *a, struct eval_row *rows, struct advise_rung **measured)
 {
     size_t n = 0;
-    for (size_t i = 0; i <= ADVISE_RUNGS; i++) {
+    for (size_t i = 0; i <= a->n_rungs; i++) {
         struct advise_rung *rung = i == 0 ? &a->floor : &a->rungs[i - 1];
         if (i > 0 && !is_evaluated(a, i - 1))
             continue;
@@ -110,7 +136,7 @@ static int take_figures(const struct eval *e, struct advise_rung **measured)
 static size_t n_evaluated(const struct advise *a)
 {
     size_t n = 0;
-    for (size_t i = 0; i < ADVISE_RUNGS; i++)
+    for (size_t i = 0; i < a->n_rungs; i++)
         n += is_evaluated(a, i);
     return n;
 }
@@ -131,7 +157,7 @@ static int evaluate(struct advise *a, const struct session_tokens *text)
     eval_free_parts(&e);
     eval_free_rows(&e);
     if (rc == CLI_OK)
-        advise_estimate(a->rungs, ADVISE_RUNGS, &a->floor);
+        advise_estimate(a->rungs, a->n_rungs, &a->floor);
     return rc;
 }
 
@@ -173,15 +199,15 @@ static tkv_status size_rung(const struct advise *a, const struct estimator *e,
 static tkv_status choose(struct advise *a, const struct estimator *e, tkv_error *err)
 {
     tkv_status status = size_rung(a, e, &a->floor, err);
-    for (size_t i = 0; i < ADVISE_RUNGS && status == TKV_OK; i++)
+    for (size_t i = 0; i < a->n_rungs && status == TKV_OK; i++)
         status = size_rung(a, e, &a->rungs[i], err);
     if (status != TKV_OK)
         return status;
     for (size_t i = 0; i < ADVISE_LEVELS; i++)
-        a->chosen[i] = advise_pick(a->rungs, ADVISE_RUNGS, &a->floor, advise_levels[i].limit);
+        a->chosen[i] = advise_pick(a->rungs, a->n_rungs, &a->floor, advise_levels[i].limit);
     if (a->budget <= 0)
         return TKV_OK;
-    a->fitting = advise_fit(a->rungs, ADVISE_RUNGS, &a->floor, a->budget);
+    a->fitting = advise_fit(a->rungs, a->n_rungs, &a->floor, a->budget);
     const struct advise_rung *smallest = a->chosen[ADVISE_LEVELS - 1];
     struct estimate_row row = row_of(a, smallest ? smallest : &a->floor);
     return a->fitting ? TKV_OK : estimate_longest(e, &row, a->budget, &a->fitting_ctx, err);

@@ -105,7 +105,7 @@ static int print_json(const struct advise *a)
     add_levels(a, root);
     add_budget(a, root);
     cJSON *rungs = cli_json_array(root, "rungs");
-    for (size_t i = 0; i < ADVISE_RUNGS; i++)
+    for (size_t i = 0; i < a->n_rungs; i++)
         add_rung(a, &a->rungs[i], cli_json_object(rungs, NULL));
     add_layers(a, root);
     return cli_json_print(root);
@@ -158,10 +158,8 @@ static const char *const titles[N_COLUMNS] = {
 /* The levels, then the ladder that they are chosen from. */
 static void print_table(const struct advise *a)
 {
-    enum {
-        N_LINES = 2 + ADVISE_LEVELS + ADVISE_RUNGS
-    };
-    char *cells[N_LINES * N_COLUMNS];
+    char *cells[(2 + ADVISE_LEVELS + ADVISE_RUNGS) * N_COLUMNS];
+    const size_t n_lines = 2 + ADVISE_LEVELS + a->n_rungs;
     size_t line = 0;
     for (size_t i = 0; i < N_COLUMNS; i++)
         cells[i] = cli_format("%s", titles[i]);
@@ -169,10 +167,10 @@ static void print_table(const struct advise *a)
         add_line(a, advise_levels[i].name, a->chosen[i] ? a->chosen[i] : &a->floor,
                  cells + ++line * N_COLUMNS);
     add_line(a, "all that was tried", &a->floor, cells + ++line * N_COLUMNS);
-    for (size_t i = 0; i < ADVISE_RUNGS; i++)
+    for (size_t i = 0; i < a->n_rungs; i++)
         add_line(a, "", &a->rungs[i], cells + ++line * N_COLUMNS);
-    cli_table_print((const char *const *)cells, N_LINES, N_COLUMNS);
-    for (size_t i = 0; i < N_LINES * N_COLUMNS; i++)
+    cli_table_print((const char *const *)cells, n_lines, N_COLUMNS);
+    for (size_t i = 0; i < n_lines * N_COLUMNS; i++)
         free(cells[i]);
 }
 

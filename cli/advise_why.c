@@ -130,7 +130,7 @@ char *advise_why_keys(const struct advise *a)
 /* The rung that differs in nothing but plain or centred keys; NULL: not on the ladder. */
 static const struct advise_rung *counterpart(const struct advise *a, const struct advise_rung *r)
 {
-    for (size_t i = 0; i < ADVISE_RUNGS; i++) {
+    for (size_t i = 0; i < a->n_rungs; i++) {
         const char *one = r->spec, *other = a->rungs[i].spec;
         size_t same = strcspn(one, ","), longer = strcspn(other, ",");
         if (strcmp(one + same, other + longer) != 0)
@@ -147,7 +147,7 @@ static const struct advise_rung *counterpart(const struct advise *a, const struc
 static const struct advise_rung *best_of(const struct advise *a)
 {
     const struct advise_rung *best = &a->rungs[0];
-    for (size_t i = 1; i < ADVISE_RUNGS; i++)
+    for (size_t i = 1; i < a->n_rungs; i++)
         if (advise_cost(&a->rungs[i], &a->floor) < advise_cost(best, &a->floor))
             best = &a->rungs[i];
     return best;

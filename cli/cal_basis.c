@@ -18,7 +18,8 @@ enum { MOST_BITS = 7 };
 enum { UNIT = 8 };
 
 /* What a cache holds beside codes: a row's gain, and of a context of 2048 tokens at least the page
- * tables, in bits a value. */
+ * tables, in bits a value: a measure of today's tables, which books made later may follow. Without a
+ * book the format says how many bits there are, whatever tables take (tkv_tight_row_bits). */
 enum { GAIN_BITS = 8 };
 #define TABLE_BITS .0185
 

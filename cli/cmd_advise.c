@@ -139,6 +139,8 @@ int cmd_advise(int argc, char **argv)
     if (rc == CLI_OK)
         rc = read_model(&a, &o);
     if (rc == CLI_OK)
+        rc = advise_add_learned(&a);
+    if (rc == CLI_OK)
         rc = advise(&a);
     session_close(&a.session);
     layer_survey_free(&a.survey);

@@ -98,12 +98,14 @@ static int load_plugin(struct cli_llama *l)
     free(path);
     void *procs[] = {plugin_proc(l, "tightkv_ggml_configure"), plugin_proc(l, "tightkv_ggml_stats"),
                      plugin_proc(l, "tightkv_ggml_measure"),
-                     plugin_proc(l, "tightkv_ggml_fingerprint")};
+                     plugin_proc(l, "tightkv_ggml_fingerprint"),
+                     plugin_proc(l, "tightkv_ggml_has_book")};
     memcpy(&l->configure, &procs[0], sizeof(procs[0]));
     memcpy(&l->stats, &procs[1], sizeof(procs[1]));
     memcpy(&l->measure, &procs[2], sizeof(procs[2]));
     memcpy(&l->fingerprint, &procs[3], sizeof(procs[3]));
-    if (!l->configure || !l->stats || !l->measure || !l->fingerprint)
+    memcpy(&l->has_book, &procs[4], sizeof(procs[4]));
+    if (!l->configure || !l->stats || !l->measure || !l->fingerprint || !l->has_book)
         return cli_fail("the plug-in is of another version than this command; build both together");
     return CLI_OK;
 }

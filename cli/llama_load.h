@@ -22,6 +22,7 @@ struct cli_llama {
     ggml_backend_reg_t reg; /* the plug-in; NULL when it was not asked for */
     tightkv_ggml_configure_fn configure;
     tightkv_ggml_fingerprint_fn fingerprint;
+    tightkv_ggml_has_book_fn has_book;
     tightkv_ggml_stats_fn stats;
     tightkv_ggml_measure_fn measure;
     cli_level level;

@@ -257,23 +257,26 @@ static void tell_missing(const struct tkg_buffer *b)
     }
 }
 
-/* Opens the first book that is of this model; false where one that was meant for it is not. */
+/* Opens the first book that is of this model. */
+static bool look_around(struct search *s)
+{
+    return try_beside_model(s) ||
+           (!s->stop && (try_folder(s, user_books()) || try_installed(s)));
+}
+
+/* Opens the book that the spec names or that is found; false where one that was meant for the model
+ * is not of it. */
 static bool find_book(struct search *s)
 {
     const struct tkg_buffer *b = s->buffer;
     if (b->spec.book[0] != '\0') {
         return try_book(s, b->spec.book);
     }
-    if (try_beside_model(s)) {
-        return true;
-    }
-    if (s->stop) {
-        return false;
-    }
-    if (!try_folder(s, user_books()) && !try_installed(s)) {
+    const bool found = look_around(s);
+    if (!found && !s->stop) {
         tell_missing(b);
     }
-    return true;
+    return found || !s->stop;
 }
 
 static bool has_index(const tkv_book *book)
@@ -329,4 +332,32 @@ void tkg_book_close(struct tkg_buffer *buffer)
     free(buffer->book_bytes);
     buffer->book = NULL;
     buffer->book_bytes = NULL;
+}
+
+static bool has_codec(const tkv_book *book, const char *codec)
+{
+    const size_t n = strlen(codec);
+    tkv_book_tensor t = {.struct_size = sizeof(t)};
+    for (uint64_t i = 0; tkv_book_get_tensor(book, i, &t) == TKV_OK; i++) {
+        if (strncmp(t.name, codec, n) == 0 && t.name[n] == '.') {
+            return true;
+        }
+    }
+    return false;
+}
+
+int tkg_has_book(const char *path, const char *codec)
+{
+    tkv_error err = {{0}};
+    struct tkg_buffer buffer = {.model = strdup(path)};
+    struct search s = {.buffer = &buffer, .model = {.struct_size = sizeof(s.model)}, .err = &err};
+    const bool has = buffer.model != NULL &&
+                     tkv_context_create(NULL, &buffer.ctx, &err) == TKV_OK &&
+                     tkg_fingerprint(path, &s.model) == TKV_OK && look_around(&s) &&
+                     has_codec(buffer.book, codec);
+    tkg_book_close(&buffer);
+    tkg_fingerprint_free(&s.model);
+    tkv_context_destroy(buffer.ctx);
+    free(buffer.model);
+    return has ? TKV_OK : TKV_ERR_UNSUPPORTED;
 }

@@ -189,7 +189,8 @@ void tkg_buffer_settle(struct tkg_buffer *buffer);
  * it cannot be told. To be freed. */
 char *tkg_model_path(const struct ggml_tensor *rows);
 
-/* Entry point of tightkv-ggml.h. */
+/* Entry points of tightkv-ggml.h. */
+int tkg_has_book(const char *path, const char *codec);
 int tkg_fingerprint(const char *path, struct tightkv_ggml_fingerprint *out);
 void tkg_fingerprint_free(struct tightkv_ggml_fingerprint *p);
 /* The first thing in which two models differ; NULL: none. */

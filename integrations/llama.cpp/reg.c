@@ -35,6 +35,7 @@ static any_function find_function(const char *name)
         {"ggml_backend_set_n_threads", (any_function)tkg_backend_set_n_threads},
         {"tightkv_ggml_configure", (any_function)tkg_configure},
         {"tightkv_ggml_fingerprint", (any_function)tkg_fingerprint},
+        {"tightkv_ggml_has_book", (any_function)tkg_has_book},
         {"tightkv_ggml_stats", (any_function)tkg_stats},
         {"tightkv_ggml_measure", (any_function)tkg_measure},
     };

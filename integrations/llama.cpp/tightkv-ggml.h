@@ -65,6 +65,10 @@ struct tightkv_ggml_fingerprint {
 /* Of the model in a GGUF file; `rows` is freed with free(). Returns a tkv_status. */
 typedef int (*tightkv_ggml_fingerprint_fn)(const char *path, struct tightkv_ggml_fingerprint *out);
 
+/* Whether the book that a cache of the model in a GGUF file would find, were none named, has what a
+ * codec needs: TKV_OK, or TKV_ERR_UNSUPPORTED. */
+typedef int (*tightkv_ggml_has_book_fn)(const char *path, const char *codec);
+
 /* Fills `out`. Returns a tkv_status. */
 typedef int (*tightkv_ggml_stats_fn)(struct tightkv_ggml_stats *out);
 

@@ -113,7 +113,8 @@ static tkv_status read_head(const struct tkv_gguf *book, const char *codec,
 
 /* ---- without a book ------------------------------------------------------------------------- */
 
-/* Pages begin at multiples of 64 bytes; see calibrate's allocation. */
+/* Pages begin at multiples of 64 bytes. What is left for page tables is a constant of the format:
+ * stored pages must be read the same when tables grow. */
 uint32_t tkv_tight_row_bits(double total_bits, uint32_t D)
 {
     const double tables = 0.0145, gain = 8;

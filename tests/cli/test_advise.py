@@ -44,7 +44,11 @@ class Advise(command.CommandTest):
             self.assertLess(rung["kld_ci"][0], rung["kld_ci"][1])
             self.assertGreaterEqual(rung["kld_at_most"], result["noise_floor"]["kld_mean"])
             self.assertAlmostEqual(rung["smaller"], result["f16_mib"] / rung["kv_mib"], delta=1e-6)
-        self.assertEqual(sum(r["measured"] for r in rungs.values()), 2)
+        self.assertEqual(sum(r["measured"] for r in rungs.values()), 3)
+        # The model's book comes with tightkv.
+        self.assertLess(rungs["k=tight3,v=tight3"]["kld_mean"], rungs["k=turbo3c,v=turbo3"]["kld_mean"])
+        self.assertLess(rungs["k=tight3,v=tight3"]["kv_mib"], rungs["k=turbo3c,v=turbo3"]["kv_mib"])
+        self.assertIsNone(rungs["k=tight3,v=tight3"]["out_error"])
         self.assertLess(rungs["k=q8,v=q8"]["out_error"], .1 * rungs["k=turbo4c,v=turbo4"]["out_error"])
         self.assertLess(rungs["k=turbo4c,v=turbo4"]["out_error"], rungs["k=turbo4,v=turbo4"]["out_error"])
         self.assertLess(rungs["k=turbo3,v=turbo2"]["kv_mib"], rungs["k=turbo3c,v=turbo2"]["kv_mib"])
@@ -69,6 +73,7 @@ class Advise(command.CommandTest):
             self.assertIn("f16", result["leave_at_f16"])
             self.assertEqual([l["spec"] for l in result["levels"]], ["f16"] * 3)
             self.assertEqual((result["layers"], result["n_windows"], result["rungs"][0]["kld_mean"]), ([], 0, None))
+            self.assertFalse([r for r in result["rungs"] if "tight" in r["spec"]])
             code, out, _ = command.run("advise", path)
             self.assertEqual(code, command.OK)
             self.assertIn("Leave it at f16", " ".join(out.split()))
@@ -80,6 +85,13 @@ class Advise(command.CommandTest):
                          "1024 MiB hold an f16 cache of 256 tokens"):
             self.assertIn(expected, out)
         self.assertTrue(all(len(line) <= 120 for line in out.splitlines()[2:]), out)
+
+    def test_without_a_book(self):
+        with tempfile.TemporaryDirectory() as folder:
+            nowhere = {"TIGHTKV_DATA": folder, "XDG_DATA_HOME": folder}
+            result = self.json_of("advise", MODEL, "--quick", "--ctx", 256, "--text", TEXT, env=nowhere)
+            self.assertEqual(len(result["rungs"]), 10)
+            self.assertFalse([r for r in result["rungs"] if "tight" in r["spec"]])
 
     def test_command_to_take(self):
         with tempfile.TemporaryDirectory() as folder:
