@@ -121,9 +121,11 @@ static int print_result(const struct cli_common *common, const char *kv, uint32_
                         const double gb_per_s[2])
 {
     double both = 2 / (1 / gb_per_s[TKV_K] + 1 / gb_per_s[TKV_V]);
+    double vectors_per_s = 1e9 * both / (head_dim * sizeof(uint16_t));
     if (!common->json) {
-        printf("%s, head size %u, one thread: %.2f GB/s of f16 (keys %.2f, values %.2f)\n", kv,
-               head_dim, both, gb_per_s[TKV_K], gb_per_s[TKV_V]);
+        printf("%s, head size %u, one thread: %.3f GB/s of f16 (keys %.3f, values %.3f), %.0f "
+               "vectors/s\n",
+               kv, head_dim, both, gb_per_s[TKV_K], gb_per_s[TKV_V], vectors_per_s);
         return fflush(stdout) == 0 ? CLI_OK : cli_fail("cannot write to stdout");
     }
     cJSON *root = cJSON_CreateObject();
@@ -133,6 +135,7 @@ static int print_result(const struct cli_common *common, const char *kv, uint32_
     cli_json_number(root, "f16_gb_per_s", both);
     cli_json_number(root, "k_f16_gb_per_s", gb_per_s[TKV_K]);
     cli_json_number(root, "v_f16_gb_per_s", gb_per_s[TKV_V]);
+    cli_json_number(root, "vectors_per_s", vectors_per_s);
     return cli_json_print(root);
 }
 

@@ -89,6 +89,7 @@ COLUMNS = {
     "encode": ("GB/s of f16", "f16_gb_per_s", number(2)),
     "encode_k": ("keys", "k_f16_gb_per_s", number(2)),
     "encode_v": ("values", "v_f16_gb_per_s", number(2)),
+    "vectors": ("vectors/s", "vectors_per_s", number(0)),
     "ctx": ("tokens", "ctx", str),
     "total": ("MiB", lambda r: r["total_bytes"] / 2**20, number(1)),
 }

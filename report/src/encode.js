@@ -1,6 +1,6 @@
 // How fast rows are coded when they enter the cache.
 import { h, table } from "./dom.js";
-import { fixed } from "./format.js";
+import { count, fixed } from "./format.js";
 import { settingName } from "./names.js";
 import { sourcesOf } from "./sources.js";
 
@@ -10,6 +10,7 @@ const columns = [
   { title: "GB/s of f16", value: (r) => r.f16_gb_per_s, text: fixed(2) },
   { title: "keys", value: (r) => r.k_f16_gb_per_s, text: fixed(2) },
   { title: "values", value: (r) => r.v_f16_gb_per_s, text: fixed(2) },
+  { title: "vectors/s", value: (r) => r.vectors_per_s, text: count },
 ];
 
 export function encodeSection(files) {

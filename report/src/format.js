@@ -37,6 +37,10 @@ export function roughTimes(value) {
   return `${value.toFixed(value < 1.5 ? 2 : value < 20 ? 1 : 0)}×`;
 }
 
+export function count(value) {
+  return Math.round(value).toLocaleString("en-GB");
+}
+
 export function tokens(value) {
   if (value >= 1024 && value % 1024 === 0) return `${value / 1024}K`;
   return value.toLocaleString("en-GB");

@@ -107,7 +107,8 @@ def estimate(ctx):
 
 def encode(kv, rate):
     return {"tightkv": "bench encode", "run": run(f"bench encode --kv {kv} --json"), "kv": kv, "head_dim": 128,
-            "f16_gb_per_s": rate, "k_f16_gb_per_s": .98 * rate, "v_f16_gb_per_s": 1.02 * rate}
+            "f16_gb_per_s": rate, "k_f16_gb_per_s": .98 * rate, "v_f16_gb_per_s": 1.02 * rate,
+            "vectors_per_s": rate * 1e9 / 256}
 
 
 def advice(leave_at_f16=None):

@@ -64,6 +64,10 @@ class Bench(command.CommandTest):
         self.assertEqual((result["kv"], result["head_dim"]), ("k=turbo4,v=f16", 128))
         slow, fast = sorted((result["k_f16_gb_per_s"], result["v_f16_gb_per_s"]))
         self.assertTrue(0 < slow <= result["f16_gb_per_s"] <= fast, result)
+        self.assertAlmostEqual(result["vectors_per_s"] * 256 / (1e9 * result["f16_gb_per_s"]), 1, 6)
+        code, out, err = command.run("bench", "encode", "--kv", "kv=turbo4")
+        self.assertEqual(code, command.OK, err)
+        self.assertRegex(out, r"^kv=turbo4, .* \d+ vectors/s\n$")
 
     def test_encode_refuses(self):
         self.assert_refused(command.USAGE, "bench", "encode", "--kv", "nothing", says="nothing")

@@ -7,12 +7,12 @@
 
 #define CLASSES TKV_RVQ_CLASSES
 
-/* All bytes, -128 too, or small values with many ties. */
-static void fill_codes(struct check *c, int8_t *codes, size_t n, bool small)
+/* Values up to `most`: all bytes, or small ones with many ties. */
+static void fill_codes(struct check *c, int8_t *codes, size_t n, int most)
 {
     check_fill_bytes(c, codes, n);
-    for (size_t i = 0; i < n && small; i++)
-        codes[i] = (int8_t)(codes[i] % 2);
+    for (size_t i = 0; i < n; i++)
+        codes[i] = (int8_t)(codes[i] % (most + 1));
 }
 
 static int64_t score_of(const int8_t *code, const int8_t *r)
@@ -25,18 +25,28 @@ static int64_t score_of(const int8_t *code, const int8_t *r)
     return dot - norm / 2;
 }
 
-static void check_nearest(struct check *c, size_t n, bool small)
+static void clear_rest(int8_t *x, size_t n, size_t dims)
+{
+    for (size_t i = 0; i < n; i++)
+        x[i] = i % TKV_RVQ_DIM < dims ? x[i] : 0;
+}
+
+/* Residuals and codes up to so much in so many dims, and with the largest sums that these have. */
+static void check_nearest(struct check *c, size_t n, size_t dims, int most_r, int most_c)
 {
     const size_t n_codes = TKV_RVQ_BOOK_BYTES, n_out = n * CLASSES;
     int8_t *codes = check_alloc(n_codes, 1), *r = check_alloc(n * TKV_RVQ_DIM, 1);
     int32_t *best = check_alloc(n_out, 4), *want = malloc(n_out * sizeof *want);
     uint32_t *at = check_alloc(n_out, 4), *want_at = malloc(n_out * sizeof *want_at);
-    char what[40];
-    snprintf(what, sizeof what, "n=%zu %s", n, small ? "ties" : "bytes");
-    fill_codes(c, codes, n_codes, small);
-    fill_codes(c, r, n * TKV_RVQ_DIM, small);
-    memset(r, -128, TKV_RVQ_DIM); /* the largest sums there are */
-    memset(codes + 5 * TKV_RVQ_DIM, -128, TKV_RVQ_DIM);
+    char what[48];
+    snprintf(what, sizeof what, "n=%zu %zu dims to %d and %d", n, dims, most_r, most_c);
+    fill_codes(c, codes, n_codes, most_c);
+    fill_codes(c, r, n * TKV_RVQ_DIM, most_r);
+    memset(r, -most_r, TKV_RVQ_DIM);
+    memset(r + TKV_RVQ_DIM, most_r < 127 ? most_r : 127, TKV_RVQ_DIM);
+    memset(codes + 5 * TKV_RVQ_DIM, -most_c, TKV_RVQ_DIM);
+    memset(codes + 7 * TKV_RVQ_DIM, most_c < 127 ? most_c : 127, TKV_RVQ_DIM);
+    clear_rest(codes, n_codes, dims), clear_rest(r, n * TKV_RVQ_DIM, dims);
     for (size_t i = 0; i < n_out; i++) {
         int64_t most = INT64_MIN;
         for (uint32_t code = i % CLASSES; code < TKV_RVQ_CODES; code += CLASSES) {
@@ -71,7 +81,7 @@ static uint8_t byte_of(const uint8_t *codes, const int8_t *books, uint32_t n_sta
     return (uint8_t)(sum < -127 ? -127 : sum);
 }
 
-static void check_pages(struct check *c, uint32_t D, uint32_t n_stages, tkv_kind kind, bool small)
+static void check_pages(struct check *c, uint32_t D, uint32_t n_stages, tkv_kind kind, int most)
 {
     const uint32_t n_groups = D / 32;
     const size_t n_bytes = tkv_rvq_code_bytes(D, n_stages), n = (size_t)64 * D;
@@ -79,10 +89,10 @@ static void check_pages(struct check *c, uint32_t D, uint32_t n_stages, tkv_kind
     uint8_t *codes = check_alloc(n_bytes, 1), *rows = check_alloc(n, 1), *want = malloc(n);
     int8_t *books = check_alloc(n_books, 1);
     char what[48];
-    snprintf(what, sizeof what, "D=%u stages=%u %s %s", D, n_stages, kind == TKV_K ? "K" : "V",
-             small ? "small" : "bytes");
+    snprintf(what, sizeof what, "D=%u stages=%u %s to %d", D, n_stages, kind == TKV_K ? "K" : "V",
+             most);
     check_fill_bytes(c, codes, n_bytes);
-    fill_codes(c, books, n_books, small);
+    fill_codes(c, books, n_books, most);
     for (uint32_t flip = 0; flip <= 0x80; flip += 0x80) {
         for (uint32_t t = 0; t < 64; t++)
             for (uint32_t g = 0; g < n_groups; g++)
@@ -128,8 +138,8 @@ static void bench(struct check *c)
     b.books = check_alloc(8 * TKV_RVQ_BOOK_BYTES, 1), b.r = check_alloc(256 * 32, 1);
     b.codes = check_alloc(tkv_rvq_code_bytes(128, 8), 1), b.rows = check_alloc(64 * 128, 1);
     b.best = check_alloc(256 * CLASSES, 4), b.at = check_alloc(256 * CLASSES, 4);
-    check_fill_bytes(c, b.books, 8 * TKV_RVQ_BOOK_BYTES);
-    check_fill_bytes(c, b.r, 256 * 32);
+    fill_codes(c, b.books, 8 * TKV_RVQ_BOOK_BYTES, 40); /* as books are from the second stage on */
+    fill_codes(c, b.r, 256 * 32, 40);
     check_fill_bytes(c, b.codes, tkv_rvq_code_bytes(128, 8));
     check_bench(c, "rvq_nearest", "page of 128, a stage", bench_nearest, &b);
     check_bench(c, "rvq_rows", "page of 128, keys", bench_k, &b);
@@ -144,12 +154,20 @@ void check_rvq(struct check *c)
     static const uint32_t dims[] = {32, 64, 96, 128, 256, 512};
     if (!check_wanted(c, "rvq"))
         return;
-    check_nearest(c, 4, false);
-    check_nearest(c, 20, true);
+    check_nearest(c, 4, 32, 128, 128);
+    check_nearest(c, 20, 32, 1, 1);
+    check_nearest(c, 300, 32, 30, 30);
+    for (int sum = 63; sum <= 65; sum++) /* scores that words hold, and that they do not */
+        for (int r = 8; r <= 56; r += 12)
+            check_nearest(c, 4, 32, r, sum - r);
+    for (int most = 62; most <= 66; most++) { /* the same of products */
+        check_nearest(c, 4, 2, most, 127);
+        check_nearest(c, 4, 2, 128, most);
+    }
     for (size_t i = 0; i < sizeof dims / sizeof dims[0]; i++)
         for (int kind = TKV_K; kind <= TKV_V; kind++)
-            check_pages(c, dims[i], i % 2 ? 8 : 4, (tkv_kind)kind, kind == TKV_K);
-    check_pages(c, 128, 6, TKV_K, false);
+            check_pages(c, dims[i], i % 2 ? 8 : 4, (tkv_kind)kind, kind == TKV_K ? 1 : 128);
+    check_pages(c, 128, 6, TKV_K, 128);
     if (c->bench)
         bench(c);
 }

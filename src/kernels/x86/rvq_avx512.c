@@ -160,11 +160,7 @@ static void rvq_rows_avx512(const uint8_t *restrict codes, const int8_t *restric
                             uint32_t n_stages, uint32_t D, tkv_kind kind, uint8_t flip,
                             uint8_t *restrict rows)
 {
-    const uint32_t n_units = n_stages * (D / TKV_RVQ_DIM);
-    uint16_t at[TKV_RVQ_STAGES * TKV_RVQ_MAX_GROUPS][T];
-    for (uint32_t i = 0; i < n_units; i++)
-        offsets(codes + i * TKV_RVQ_UNIT_BYTES, at[i]);
-    tkv_rvq_sum_rows((const uint16_t(*)[T])at, books, n_stages, D, kind, flip, rows);
+    tkv_rvq_sum_rows(codes, books, n_stages, D, kind, flip, rows, offsets);
 }
 
 void tkv_rvq_avx512(struct tkv_kernels *k)

@@ -75,17 +75,24 @@ TKV_INLINE void tkv_rvq_sum_all(const uint16_t (*at)[TKV_PAGE_TOKENS], const int
     }
 }
 
-/* tkv_kernels.rvq_rows, once the codes of all units, by stage and group, are byte offsets. */
-TKV_INLINE void tkv_rvq_sum_rows(const uint16_t (*at)[TKV_PAGE_TOKENS], const int8_t *books,
-                                 uint32_t n_stages, uint32_t D, tkv_kind kind, uint8_t flip,
-                                 uint8_t *rows)
+/* Byte offsets into their book of the codes of a unit. */
+typedef void tkv_rvq_offsets(const uint8_t *unit, uint16_t out[TKV_PAGE_TOKENS]);
+
+/* tkv_kernels.rvq_rows, but for what is best in each instruction set. */
+TKV_INLINE void tkv_rvq_sum_rows(const uint8_t *codes, const int8_t *books, uint32_t n_stages,
+                                 uint32_t D, tkv_kind kind, uint8_t flip, uint8_t *rows,
+                                 tkv_rvq_offsets *offsets)
 {
     const uint32_t n_groups = D / TKV_RVQ_DIM;
     const __m256i flips = _mm256_set1_epi8((char)flip);
+    uint16_t at[TKV_RVQ_STAGES * TKV_RVQ_MAX_GROUPS][TKV_PAGE_TOKENS]; /* by stage and group */
+    for (uint32_t i = 0; i < n_stages * n_groups; i++)
+        offsets(codes + i * TKV_RVQ_UNIT_BYTES, at[i]);
+    const uint16_t(*all)[TKV_PAGE_TOKENS] = (const uint16_t(*)[TKV_PAGE_TOKENS])at;
     if (n_groups == 4 && n_stages == TKV_RVQ_STAGES) /* what nearly all models have */
-        tkv_rvq_sum_all(at, books, TKV_RVQ_STAGES, 4, kind, flips, rows);
+        tkv_rvq_sum_all(all, books, TKV_RVQ_STAGES, 4, kind, flips, rows);
     else
-        tkv_rvq_sum_all(at, books, n_stages, n_groups, kind, flips, rows);
+        tkv_rvq_sum_all(all, books, n_stages, n_groups, kind, flips, rows);
 }
 
 #endif
