@@ -89,6 +89,8 @@ static tkv_status size_of_filled(tkv_context *ctx, const tkv_spec *spec, struct 
                                  double *n_bytes, tkv_error *err)
 {
     tkv_spec filled = *spec;
+    filled.ram = 0; /* what is in a file counts too */
+    filled.spill[0] = '\0';
     const double too_large =
         stand_in(&filled.k, TKV_K, shape.k_head_dim) + stand_in(&filled.v, TKV_V, shape.v_head_dim);
     tkv_cache *cache = NULL;

@@ -236,7 +236,7 @@ static enum ggml_status attend_stream(struct tkg_root *k, const struct ggml_tens
     tkv_error err = {{0}};
     const tkv_status status = tkv_attend(k->buffer->cache, p, &err);
     if (status != TKV_OK) {
-        if (tkg_first_time(TKG_ONCE_ATTEND_FAILED)) {
+        if (tkg_first_time(TKG_ONCE_ATTEND_FAILED) || tkg_is_disk_error(status)) {
             tkg_log(GGML_LOG_LEVEL_ERROR, "%s: attention failed: %s", k->name, err.text);
         }
         return status == TKV_ERR_NOMEM ? GGML_STATUS_ALLOC_FAILED : GGML_STATUS_FAILED;
@@ -261,7 +261,7 @@ enum ggml_status tkg_flash_attn(struct tkg_backend *be, struct ggml_tensor *node
             return status;
         }
     }
-    tkg_rows_seal(k);
+    const bool sealed = tkg_rows_seal(k);
     tkg_watch_query(k, &p);
-    return GGML_STATUS_SUCCESS;
+    return sealed ? GGML_STATUS_SUCCESS : GGML_STATUS_FAILED;
 }

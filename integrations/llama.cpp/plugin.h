@@ -225,8 +225,14 @@ struct tkg_rows {
 };
 bool tkg_rows_put(struct tkg_root *root, const struct tkg_rows *rows);
 
-/* Lets the layer's full pages seal; harmless when none are. */
-void tkg_rows_seal(struct tkg_root *root);
+/* A spill file failed: the request that needs it fails, others go on. */
+static inline bool tkg_is_disk_error(tkv_status status)
+{
+    return status == TKV_ERR_IO || status == TKV_ERR_CORRUPT;
+}
+
+/* Lets the layer's full pages seal; harmless when none are. False: the disk failed. */
+bool tkg_rows_seal(struct tkg_root *root);
 
 /* ---- memo.c ----------------------------------------------------------------------------- */
 

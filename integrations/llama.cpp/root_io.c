@@ -40,13 +40,18 @@ bool tkg_rows_put(struct tkg_root *root, const struct tkg_rows *rows)
     return true;
 }
 
-void tkg_rows_seal(struct tkg_root *root)
+bool tkg_rows_seal(struct tkg_root *root)
 {
     tkv_error err = {{0}};
-    if (tkv_cache_seal(root->buffer->cache, root->layer, &err) != TKV_OK &&
-        tkg_first_time(TKG_ONCE_SEAL_NOMEM)) {
+    const tkv_status status = tkv_cache_seal(root->buffer->cache, root->layer, &err);
+    if (tkg_is_disk_error(status)) {
+        tkg_log(GGML_LOG_LEVEL_ERROR, "%s: pages not stored: %s", root->name, err.text);
+        return false;
+    }
+    if (status != TKV_OK && tkg_first_time(TKG_ONCE_SEAL_NOMEM)) {
         tkg_log(GGML_LOG_LEVEL_WARN, "%s: pages stay f16 for now: %s", root->name, err.text);
     }
+    return true;
 }
 
 /* ---- reading ---------------------------------------------------------------------------- */
@@ -191,8 +196,7 @@ static bool put_rows(struct tkg_root *root, int64_t first, size_t n, const char 
     };
     const bool ok =
         root->kind == TKV_K ? put_keys(root, &put, w->values) : tkg_rows_put(root, &put);
-    tkg_rows_seal(root);
-    return ok;
+    return tkg_rows_seal(root) && ok;
 }
 
 /* Writes what fits into one row (a part of it) or one chunk that ends with a page; returns the

@@ -101,7 +101,9 @@ static bool shift_all(struct tkg_backend *be, struct tkg_root *root, const struc
             return false;
         }
         /* Pages close again as the shift goes on, so that no layer is ever all exact. */
-        tkg_rows_seal(root);
+        if (!tkg_rows_seal(root)) {
+            return false;
+        }
     }
     return true;
 }

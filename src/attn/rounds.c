@@ -138,12 +138,8 @@ static void fill(const struct rounds *r, size_t first, struct round *round)
 }
 
 /* What this layer reads is likely what it reads in the next step. */
-static void remember(tkv_cache *cache, struct tkv_layer *layer, const struct round *round)
+static void remember(struct tkv_layer *layer, const struct round *round)
 {
-    if (!layer->recent)
-        layer->recent = tkv_alloc(&cache->ctx->allocator, TKV_RECENT * sizeof *layer->recent);
-    if (!layer->recent)
-        return;
     const size_t room = TKV_RECENT - layer->n_recent, n = round->n < room ? round->n : room;
     memcpy(layer->recent + layer->n_recent, round->where, n * sizeof *round->where);
     layer->n_recent += n;
@@ -192,7 +188,7 @@ tkv_status tkv_run_rounds(tkv_cache *cache, struct tkv_attend_job *job,
         if (status != TKV_OK)
             return tkv_tier_name(layer, &layer->pages[now.where[failed] / layer->shape.n_kv_heads],
                                  status, err);
-        remember(cache, layer, &now);
+        remember(layer, &now);
         fill(&r, now.end, &r.next);
         if (r.next.first < r.n_units)
             tkv_tier_prefetch(cache->tier, r.next.blocks, r.next.n);

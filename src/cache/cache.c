@@ -254,7 +254,8 @@ static tkv_status layer_memory(tkv_cache *cache, struct tkv_layer *layer, tkv_er
     bool complete = layer->pages && layer->streams && layer->open_pool && layer->sealed_pool;
     if (cache->tier) {
         layer->block_pool = pool_for(cache, layer->shape.n_kv_heads * sizeof(struct tkv_block));
-        complete = complete && layer->block_pool;
+        layer->recent = tkv_alloc(a, TKV_RECENT * sizeof *layer->recent);
+        complete = complete && layer->block_pool && layer->recent;
     }
     if (layer->index) {
         layer->index->pool = pool_for(cache, tkv_codes_bytes(layer));

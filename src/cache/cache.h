@@ -113,7 +113,7 @@ struct tkv_layer {
     size_t code_bytes[TKV_N_CLASSES]; /* codes of a page of all heads, without side data */
     struct tkv_pool *open_pool, *sealed_pool;
     struct tkv_pool *block_pool; /* of the blocks of a page; NULL: the cache has no tiers */
-    uint32_t *recent; /* [TKV_RECENT] blocks last read, page * n_kv_heads + head; or NULL */
+    uint32_t *recent; /* [TKV_RECENT] blocks last read: page * n_kv_heads + head; as block_pool */
     size_t n_recent;
     size_t *open_pages; /* indices of open pages, unordered */
     size_t n_open, open_capacity;

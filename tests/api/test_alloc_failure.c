@@ -289,6 +289,7 @@ static const char *const specs[] = {
     "kv=f16,sink=0,tail=0",
     "k=kivi4,v=q8,sink=8,tail=16",
     "k=turbo4c,v=turbo4,sink=64,tail=0",
+    "kv=turbo4,sink=0,tail=0,ram=1M,spill=.",
 };
 
 static void test_fails_once(void **state)

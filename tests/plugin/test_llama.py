@@ -2,6 +2,8 @@
 import os
 import random
 import re
+import resource
+import signal
 import subprocess
 import sys
 import tempfile
@@ -21,7 +23,13 @@ def text(n_words):
     return " ".join(rng.choice(WORDS) for _ in range(n_words))
 
 
-def run(program, *args, kv=None, preload=None, timeout=300, **env):
+def limit_files():
+    """Files end at 1 MiB, and say so to the writer instead of ending it: as a full disk."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+
+def run(program, *args, kv=None, preload=None, timeout=300, before=None, **env):
     """Runs a llama.cpp program: with the plug-in when `kv` is given. Returns status, output, what it logged."""
     variables = {k: v for k, v in os.environ.items() if not k.startswith(("TIGHTKV_", "GGML_"))}
     variables["OMP_WAIT_POLICY"] = "passive"
@@ -33,7 +41,8 @@ def run(program, *args, kv=None, preload=None, timeout=300, **env):
     if any(loads):
         variables["LD_PRELOAD"] = ":".join(p for p in loads if p)
     done = subprocess.run([os.path.join(BIN, program), *map(str, args)], env=variables, timeout=timeout,
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, check=False)
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, check=False,
+                          preexec_fn=before, restore_signals=False)
     return done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
 
 
@@ -117,6 +126,35 @@ class Refusals(Plugin):
     def test_device_off(self):
         _, out, _ = run("llama-completion", "--list-devices", kv=F16, TIGHTKV_DEVICE="0")
         self.assertNotIn("TIGHTKV:", out)
+
+
+class Tiers(Plugin):
+    # 12 layers of 2 heads: about 220 KiB of blocks for each 64 tokens
+    PROMPT = text(900)
+    KV = "kv=turbo4,sink=0,tail=64"
+
+    def test_same_text(self):
+        memory, _ = self.complete("-c", 2048, prompt=self.PROMPT, kv=self.KV)
+        with tempfile.TemporaryDirectory() as folder:
+            tiers, log = self.complete("-c", 2048, prompt=self.PROMPT, kv=f"{self.KV},ram=1200K,spill={folder}")
+            self.assertEqual(os.listdir(folder), [])
+        self.assert_same_text(memory, tiers)
+        self.assertIn("tightkv: KV cache", log)
+
+    def test_no_folder(self):
+        """Falls back to the stock cache, and says why."""
+        stock, _ = self.complete("-c", 512)
+        ours, log = self.complete("-c", 512, kv=f"{self.KV},ram=1200K,spill=/no/such/folder")
+        self.assert_same_text(stock, ours)
+        self.assertIn("spill=/no/such/folder: no file can be written there", log)
+
+    def test_full_disk(self):
+        """The request fails with a line that says so, not the process."""
+        with tempfile.TemporaryDirectory() as folder:
+            status, _, log = run("llama-completion", "-m", MODEL, "-p", self.PROMPT, "-n", 8, "-t", 2, "-no-cnv", "-c",
+                                 2048, kv=f"{self.KV},ram=1200K,spill={folder}", before=limit_files)
+        self.assertGreaterEqual(status, 0, log[-2000:])
+        self.assertRegex(log, "pages not stored: spill=.*: writing failed: File too large; free space there")
 
 
 class Quality(Plugin):
