@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "attn/attn.h"
+#include "attn/gather.h"
 #include "attn/rounds.h"
 #include "attn/select.h"
 #include "base/alloc.h"
@@ -125,21 +126,46 @@ static size_t next_read(const struct tkv_worker *w, size_t i, size_t end)
     return i < end ? i : end;
 }
 
+static void read_page(struct tkv_worker *w, size_t i, struct tkv_page *next)
+{
+    const struct tkv_attend_job *job = w->job;
+    tkv_worker_look_ahead(w, &job->pages[i], next);
+    if (job->shadows && job->shadows[i].record)
+        strict_page(w, i, &job->shadows[i]);
+    else
+        any_page(w, i, &job->pages[i]);
+}
+
+static void gather_pages(struct tkv_worker *w, size_t first, size_t end)
+{
+    const struct tkv_attend_job *job = w->job;
+    const size_t list = w->first_query * job->layer->shape.n_kv_heads + w->head;
+    const uint64_t *picked = job->picked + list * job->n_pages;
+    for (size_t i = first; i < end; i++) {
+        if (picked[i] == 0)
+            continue;
+        if (job->pages[i].state == TKV_PAGE_SEALED)
+            tkv_gather_page(w, i, picked[i] & ~job->pages[i].spanned);
+        else
+            read_page(w, i, NULL);
+    }
+    tkv_gather_end(w);
+}
+
 static void run_pages(struct tkv_worker *w, size_t chunk)
 {
     const struct tkv_attend_job *job = w->job;
-    const size_t first = chunk * TKV_CHUNK_PAGES;
+    const size_t first = chunk * job->chunk_pages;
     const size_t end =
-        first + TKV_CHUNK_PAGES < job->n_pages ? first + TKV_CHUNK_PAGES : job->n_pages;
+        first + job->chunk_pages < job->n_pages ? first + job->chunk_pages : job->n_pages;
     const size_t known = job->in_order ? job->n_pages : end; /* this thread goes on up to there */
+    if (job->gathers) {
+        gather_pages(w, first, end);
+        return;
+    }
     for (size_t i = next_read(w, first, end), next; i < end; i = next) {
-        struct tkv_page *page = &job->pages[i];
         next = next_read(w, i + 1, known);
-        tkv_worker_look_ahead(w, page, next < known ? &job->pages[next] : NULL);
-        if (job->shadows && job->shadows[i].record)
-            strict_page(w, i, &job->shadows[i]);
-        else
-            any_page(w, i, page);
+        read_page(w, i, next < known ? &job->pages[next] : NULL);
     }
 }
 
@@ -358,19 +384,26 @@ static void plan(struct tkv_attend_job *job)
     const struct tkv_layer *layer = job->layer;
     const size_t n_slots = layer->shape.n_slots, stream = (size_t)p->first_slot / n_slots;
     job->group = p->n_q_heads / layer->shape.n_kv_heads;
-    job->block_queries = job->group < TKV_BLOCK_ROWS ? TKV_BLOCK_ROWS / job->group : 1;
-    if (job->block_queries > p->n_q)
-        job->block_queries = p->n_q;
-    job->n_blocks = (p->n_q + job->block_queries - 1) / job->block_queries;
     job->pages = layer->pages + stream * layer->pages_per_stream +
                  (size_t)p->first_slot % n_slots / TKV_PAGE_TOKENS;
     job->n_pages = (p->n_kv + TKV_PAGE_TOKENS - 1) / TKV_PAGE_TOKENS;
-    job->n_chunks = (job->n_pages + TKV_CHUNK_PAGES - 1) / TKV_CHUNK_PAGES;
     plan_spans(job);
-    job->split =
-        layer->shape.n_kv_heads * job->n_blocks < 4 * tkv_n_threads(&job->cache->ctx->executor);
-    job->in_order =
-        !job->split || (tkv_n_threads(&job->cache->ctx->executor) == 1 && job->n_blocks == 1);
+}
+
+/* Into items, once it is known what is read. */
+static void cut(struct tkv_attend_job *job)
+{
+    const uint32_t n_q = job->p->n_q, n_threads = tkv_n_threads(&job->cache->ctx->executor);
+    job->gathers = tkv_gathers(job);
+    job->block_queries =
+        job->gathers || job->group >= TKV_BLOCK_ROWS ? 1 : TKV_BLOCK_ROWS / job->group;
+    if (job->block_queries > n_q)
+        job->block_queries = n_q;
+    job->n_blocks = (n_q + job->block_queries - 1) / job->block_queries;
+    job->chunk_pages = job->gathers ? TKV_GATHER_PAGES : TKV_CHUNK_PAGES;
+    job->n_chunks = (job->n_pages + job->chunk_pages - 1) / job->chunk_pages;
+    job->split = job->layer->shape.n_kv_heads * job->n_blocks < 4 * n_threads;
+    job->in_order = !job->split || (n_threads == 1 && job->n_blocks == 1);
 }
 
 /* Query statistics for the key balance, until the layer's first page is coded. Only of as many
@@ -479,6 +512,7 @@ tkv_status tkv_attend(tkv_cache *cache, const tkv_attend_params *p, tkv_error *e
     if (layer->q_square)
         watch_queries(&cache->spec, layer, p, job.group);
     status = tkv_select(cache, &job, err);
+    cut(&job);
     if (status == TKV_OK && cache->spec.strict)
         status = make_shadows(cache, layer, &job, err);
     if (status == TKV_OK)

@@ -10,7 +10,8 @@
 
 #include "cache/cache.h"
 
-#define TKV_CHUNK_PAGES 32  /* fixed: results depend on it */
+/* Pages of a chunk; where rows are gathered it has TKV_GATHER_PAGES. Results depend on both. */
+#define TKV_CHUNK_PAGES 32
 #define TKV_BLOCK_ROWS  128 /* rows of an item, or one group when that is more */
 
 /* How queries and accumulators relate to the rows as written. */
@@ -37,7 +38,8 @@ enum {
 struct tkv_view {
     const struct tkv_page *page; /* open rows, when it is open and `block` is NULL */
     uint8_t *block;              /* coded, of the worker's head */
-    const struct tkv_span *span; /* page i_page of it, instead of both */
+    const uint8_t *const *rows;  /* [64] coded rows of blocks in row order, instead of both */
+    const struct tkv_span *span; /* page i_page of it, instead of all these */
     uint32_t i_page;
     const struct tkv_places *places;
     uint32_t turn;
@@ -49,7 +51,7 @@ static inline uint8_t tkv_view_class(const struct tkv_view *view)
 }
 static inline bool tkv_view_coded(const struct tkv_view *view)
 {
-    return view->block || view->span;
+    return view->block || view->rows || view->span;
 }
 
 struct tkv_attend_job {
@@ -59,8 +61,10 @@ struct tkv_attend_job {
     uint32_t group;
     uint32_t block_queries; /* queries of a block */
     size_t n_blocks;
+    size_t chunk_pages;
     size_t n_chunks; /* of pages; each span is a chunk of its own after these */
     size_t first_span, n_spans;
+    bool gathers;  /* rows of sealed pages: see gather.c */
     bool split;    /* each chunk is an item of its own */
     bool in_order; /* a thread that is through with a chunk goes on to the next */
     struct tkv_page *pages;
@@ -83,6 +87,15 @@ struct tkv_range {
     float low, high, keep;
 };
 
+/* Rows that wait to be read, in two halves of a page: one comes from memory while the other is read.
+ */
+struct tkv_gather {
+    const uint8_t *rows[2][TKV_PAGE_TOKENS];
+    size_t columns[2][TKV_PAGE_TOKENS]; /* of the mask */
+    uint32_t half, n;                   /* being filled */
+    bool other;                         /* the other half is full */
+};
+
 /* Working memory of one thread for one item. */
 struct tkv_worker {
     const struct tkv_attend_job *job;
@@ -96,6 +109,8 @@ struct tkv_worker {
     /* one page */
     uint8_t *k_tile, *v_tile;
     uint8_t *page; /* of one kind, brought to tile order */
+    struct tkv_gather gather;
+    uintptr_t *gather_lines;
     float *decoded;
     float *k_scale, *v_scale, *mean;
     float *angles;     /* NULL where no codec un-rotates keys */
@@ -144,6 +159,8 @@ void tkv_worker_learned_queries(struct tkv_worker *w, uint8_t klass, uint32_t tu
  * that `allow` has bits for (one word a query, or NULL: all). Returns whether any query sees
  * anything. The column may lie before the first or past the last one, which hides slots. */
 bool tkv_worker_mask(struct tkv_worker *w, int64_t column, const uint64_t *allow);
+/* The same for n <= 64 columns of the first query; the others of 64 are hidden. */
+void tkv_worker_mask_columns(struct tkv_worker *w, const size_t *columns, uint32_t n);
 /* Live slots of 64 for one query. */
 uint64_t tkv_live_bits(const tkv_attend_params *p, size_t query, int64_t column);
 /* Slots of an open page that a query may read exactly under strict: by sink and tail, and those that

@@ -119,6 +119,31 @@ bool tkv_worker_mask(struct tkv_worker *w, int64_t column, const uint64_t *allow
     return any;
 }
 
+/* Whether an f16 mask is 0 at all of these columns. */
+static bool are_zeros(const uint8_t *mask, const size_t *columns, uint32_t n)
+{
+    uint32_t any = 0;
+    for (uint32_t i = 0; i < n; i++)
+        any |= tkv_load_half(mask + 2 * columns[i]);
+    return any == 0;
+}
+
+void tkv_worker_mask_columns(struct tkv_worker *w, const size_t *columns, uint32_t n)
+{
+    const tkv_attend_params *p = w->job->p;
+    const uint8_t *mask = p->mask ? mask_at(p, w->first_query, 0) : NULL;
+    const bool zeros = !mask || (p->mask_type == TKV_F16 && are_zeros(mask, columns, n));
+    w->mask_use[0] = zeros && n == TKV_PAGE_TOKENS ? TKV_MASK_FREE : TKV_MASK_MIXED;
+    for (uint32_t t = 0; t < TKV_PAGE_TOKENS; t++)
+        w->mask[t] = t < n ? 0.0f : -INFINITY;
+    for (uint32_t t = 0; t < n && !zeros; t++) {
+        if (p->mask_type == TKV_F16)
+            w->mask[t] = tkv_half_to_f32(tkv_load_half(mask + 2 * columns[t]));
+        else
+            memcpy(&w->mask[t], mask + 4 * columns[t], sizeof w->mask[t]);
+    }
+}
+
 uint64_t tkv_live_bits(const tkv_attend_params *p, size_t query, int64_t column)
 {
     float values[TKV_PAGE_TOKENS];

@@ -38,15 +38,15 @@ void tkv_worker_look_ahead(struct tkv_worker *w, const struct tkv_page *page,
         bytes = T * layer->head_dim[TKV_K] * sizeof(uint16_t); /* V's lie elsewhere */
     }
     const size_t step = bytes / count_steps(w, page) + 1;
-    w->ahead = (struct tkv_ahead){(uintptr_t)at, step < LINE ? step : LINE};
+    w->ahead = (struct tkv_ahead){.at = (uintptr_t)at, .step = step < LINE ? step : LINE};
     w->ahead_end = w->ahead.at + bytes;
 }
 
 /* The cursor for a kernel: one that has reached the end stays there. */
 static struct tkv_ahead *ahead(struct tkv_worker *w)
 {
-    if (w->ahead.at >= w->ahead_end)
-        w->ahead = (struct tkv_ahead){(uintptr_t)w->s, 0};
+    if (w->ahead.n_lines == 0 && w->ahead.at >= w->ahead_end)
+        w->ahead = (struct tkv_ahead){.at = (uintptr_t)w->s};
     return &w->ahead;
 }
 
@@ -84,9 +84,23 @@ static uint8_t *stored_page(const struct tkv_worker *w, const struct tkv_view *v
                       : tkv_block_page(layer, view->block, kind, w->head);
 }
 
+/* The page that gathered rows make. */
+static const uint8_t *gathered_page(struct tkv_worker *w, const uint8_t *const *k_rows,
+                                    tkv_kind kind)
+{
+    const struct tkv_layer *layer = w->job->layer;
+    const uint8_t *rows[T];
+    for (uint32_t t = 0; t < T; t++)
+        rows[t] = k_rows[t] + (kind == TKV_V ? layer->row_bytes[TKV_K] : 0);
+    tkv_from_rows(w->job->cache, layer, kind, w->head, rows, w->page);
+    return w->page;
+}
+
 /* As its codec reads it; until the next page is asked for. */
 static const uint8_t *coded_page(struct tkv_worker *w, const struct tkv_view *view, tkv_kind kind)
 {
+    if (view->rows)
+        return gathered_page(w, view->rows, kind);
     const uint8_t *page = stored_page(w, view, kind);
     return view->span ? page
                       : tkv_in_tiles(w->job->cache, w->job->layer, kind, w->head, page, w->page);

@@ -8,7 +8,8 @@
 /* Blocks of a round: the next one's are being read as well, through the same queue. */
 #define ROUND_BLOCKS (TKV_IO_DEPTH / 2)
 
-_Static_assert(TKV_ROUND_PAGES >= TKV_CHUNK_PAGES, "a chunk has to fit into a round");
+_Static_assert(TKV_ROUND_PAGES >= TKV_CHUNK_PAGES && ROUND_BLOCKS >= TKV_GATHER_PAGES,
+               "a chunk has to fit into a round");
 
 struct round {
     size_t first, end; /* units */
@@ -111,8 +112,8 @@ static bool add_unit(const struct rounds *r, struct round *round, size_t unit, u
     const size_t chunk = unit % count_chunks(job);
     const uint64_t block =
         tkv_tier_block_bytes(job->cache->tier, tkv_block_bytes(job->layer, head));
-    const size_t first = chunk * TKV_CHUNK_PAGES, before = round->n;
-    for (size_t j = first; j < first + TKV_CHUNK_PAGES && chunk < job->n_chunks; j++) {
+    const size_t first = chunk * job->chunk_pages, before = round->n;
+    for (size_t j = first; j < first + job->chunk_pages && chunk < job->n_chunks; j++) {
         if (j >= job->n_pages || !is_read(r, head, j))
             continue;
         if (round->n == r->capacity || *bytes + block > r->most_bytes) {

@@ -120,7 +120,7 @@ static void find_ranges(struct tkv_worker *w, const struct tkv_span *span, float
 void tkv_worker_span(struct tkv_worker *w, const struct tkv_span *span)
 {
     const float narrows = w->job->layer->codec[TKV_SPAN_VISUAL][TKV_K].ops->narrows;
-    w->ahead = (struct tkv_ahead){(uintptr_t)w->s, 0}; /* a span lies in one piece */
+    w->ahead = (struct tkv_ahead){.at = (uintptr_t)w->s}; /* a span lies in one piece */
     w->ahead_end = w->ahead.at;
     if (tkv_span_is_scaled(w, TKV_K))
         scale_queries(w, span);

@@ -234,6 +234,8 @@ static tkv_status layer_codecs(tkv_cache *cache, struct tkv_layer *layer, tkv_er
         status = tkv_turns_find(cache, layer, err);
     if (status == TKV_OK)
         status = tkv_codes_bind(cache, layer, err);
+    if (layer->index)
+        tkv_layer_use_rows(layer);
     layer->keeps_places = layer->turns && (layer->index || has_cap(layer, TKV_CAP_UNROTATES));
     if (status != TKV_OK)
         return status;

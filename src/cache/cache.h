@@ -247,6 +247,8 @@ const uint8_t *tkv_in_tiles(const struct tkv_cache *cache, const struct tkv_laye
 
 /* Blocks of one KV head that attention needs in memory at once. */
 #define TKV_ROUND_PAGES 32
+/* The same where rows are gathered: of most pages, there are only few. */
+#define TKV_GATHER_PAGES 512
 /* Blocks of a layer that are remembered for the next step. */
 #define TKV_RECENT 4096
 

@@ -36,13 +36,16 @@ tkv_status tkv_tiers_open(tkv_cache *cache, tkv_error *err)
 
 tkv_status tkv_tiers_check(const tkv_cache *cache, const struct tkv_layer *layer, tkv_error *err)
 {
-    uint64_t page = 0, chunk = 0;
+    uint64_t page = 0, chunk = 0, round_pages = TKV_ROUND_PAGES;
     if (!cache->tier)
         return TKV_OK;
+    if (layer->index && tkv_in_rows(layer)) /* gathers */
+        round_pages =
+            layer->pages_per_stream < TKV_GATHER_PAGES ? layer->pages_per_stream : TKV_GATHER_PAGES;
     for (uint32_t head = 0; head < layer->shape.n_kv_heads; head++) {
         const uint64_t block = tkv_tier_block_bytes(cache->tier, tkv_block_bytes(layer, head));
         page += block;
-        chunk = block * TKV_ROUND_PAGES > chunk ? block * TKV_ROUND_PAGES : chunk;
+        chunk = block * round_pages > chunk ? block * round_pages : chunk;
     }
     const uint64_t least = tkv_tier_least_ram(page > chunk ? page : chunk);
     if (cache->spec.ram >= least)

@@ -245,7 +245,7 @@ static void decode(const struct tkv_codec_env *env, uint32_t bits, const uint8_t
     _Alignas(64) uint8_t tile[TOKENS * TKV_MAX_HEAD_DIM];
     float scale[TOKENS];
     read_scales(env, bits, page, scale);
-    read_tile(env, bits, page, tile, &(struct tkv_ahead){(uintptr_t)page, 0});
+    read_tile(env, bits, page, tile, &(struct tkv_ahead){.at = (uintptr_t)page});
     env->kernels->tile_to_rows(tile, env->head_dim, env->kind, scale, x);
 }
 

@@ -221,7 +221,8 @@ void tkv_index_table(const struct tkv_kernels *k, const struct tkv_index_model *
         scale[r] = k->quantize_row_i8(w + r * D, D, w8 + r * D, &unused);
     for (size_t c = 0; c < TILE; c++)
         one[c] = 1;
-    struct tkv_ahead ahead = {(uintptr_t)m->codes + (size_t)TILE * D, n < 8 ? 64 : 512 / n};
+    struct tkv_ahead ahead = {.at = (uintptr_t)m->codes + (size_t)TILE * D,
+                              .step = n < 8 ? 64 : 512 / n};
     for (size_t c = 0; c < m->n_codes; c += TILE) {
         k->score_i8(m->codes + c * D, w8, n_rows, D, dots, &ahead);
         k->scale_scores(dots, scale, one, bias, n_rows, scores);

@@ -469,10 +469,11 @@ static void second_stream(void **state)
 
 /* ---- attention reads what was selected -------------------------------------------------------- */
 
+/* Weights are of 8 bits: of the greatest among 64 rows, which are others where rows are gathered. */
 static void expect_near(const float *got, const float *want, size_t n)
 {
     for (size_t i = 0; i < n; i++)
-        if (!(fabsf(got[i] - want[i]) <= .01f))
+        if (!(fabsf(got[i] - want[i]) <= .02f))
             fail_msg("value %zu is %g, not %g", i, (double)got[i], (double)want[i]);
 }
 

@@ -164,7 +164,7 @@ void test_page_init(struct test_page *p, const struct tkv_codec_ops *ops,
     p->buf.codes = aligned_alloc(64, n);
     p->buf.scale = aligned_alloc(64, TOKENS * sizeof(float));
     p->buf.mean = aligned_alloc(64, D * sizeof(float));
-    p->ahead = (struct tkv_ahead){(uintptr_t)p->page, 0};
+    p->ahead = (struct tkv_ahead){.at = (uintptr_t)p->page};
     p->buf.n_rows = TOKENS;
     p->buf.ahead = &p->ahead;
     p->sign = malloc(D * sizeof(float));

@@ -250,7 +250,7 @@ static void test_transform(void **state)
 static const int8_t *tile_of(struct rig *r, const struct tkv_codec_ops *ops,
                              const struct tkv_codec_env *env, struct tkv_tile_i8 *out)
 {
-    struct tkv_ahead ahead = {(uintptr_t)r->page, 0};
+    struct tkv_ahead ahead = {.at = (uintptr_t)r->page};
     struct tkv_tile_buf buf = {.codes = r->tile, .scale = r->scale, .ahead = &ahead};
     ops->tile_i8(env, r->page, &buf, out);
     return out->codes;

@@ -161,7 +161,8 @@ static void make_machine(struct machine *m)
     tkv_context_params_default(&params);
     if (draw(2))
         params.executor = (tkv_executor){NULL, 2, run_two};
-    snprintf(tiered, sizeof tiered, "%s,ram=1M,spill=.", spec);
+    const char *ram = strstr(spec, "q8") && strstr(spec, "index") ? "2M" : "1M"; /* the least */
+    snprintf(tiered, sizeof tiered, "%s,ram=%s,spill=.", spec, ram);
     *m = (struct machine){.visual = strstr(spec, "visual")};
     CHECK(tkv_context_create(&params, &m->ctx, NULL) == TKV_OK);
     make_book(m);

@@ -66,8 +66,8 @@ static void third_to_tile_k(const uint8_t *const *rows, size_t at, uint32_t D, u
         for (size_t group = 0; group < D / 4; group++)
             for (size_t t = block; t < block + 16; t += 2) {
                 const uint32_t shift = group % 2 * 4;
-                const uint32_t even = rows[t][at + group / 2] >> shift & 15u,
-                               odd = rows[t + 1][at + group / 2] >> shift & 15u;
+                const uint32_t even = (uint32_t)rows[t][at + group / 2] >> shift & 15u,
+                               odd = (uint32_t)rows[t + 1][at + group / 2] >> shift & 15u;
                 *third++ = (uint8_t)(even | odd << 4);
             }
 }
