@@ -284,7 +284,7 @@ int bench_book_open(tkv_context *ctx, const tkv_spec *spec, uint32_t n_heads, ui
     struct bytes b = {0};
     tkv_error err;
     *out = (struct bench_book){0};
-    if (!bench_needs_book(spec->k) && !bench_needs_book(spec->v))
+    if (!spec->index && !bench_needs_book(spec->k) && !bench_needs_book(spec->v))
         return CLI_OK;
     if (*spec->book)
         b.at = cli_read_file(spec->book, &b.n);
