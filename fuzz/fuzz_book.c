@@ -101,7 +101,7 @@ static void ask_index(const struct tkv_index_model *m)
 {
     struct tkv_kernels k;
     float rows[3 * HEAD_DIM];
-    float *table = aligned_alloc(64, (size_t)m->n_codes * 3 * sizeof *table);
+    float *table = aligned_alloc(64, (size_t)tkv_index_places(m->n_codes) * 3 * sizeof *table);
     uint16_t codes[3];
     uint64_t noise = 1;
     FUZZ_CHECK(table != NULL);

@@ -57,8 +57,8 @@ static inline uint32_t tkv_index_places(uint32_t n_codes)
 }
 
 /* What n <= 16 far queries [n][D], times the scale of logits, score each code: table
- * [n][tkv_index_places()], 64-byte aligned; a place without a code gets some score. Queries are rounded to 8 bits, which moves a score by a fiftieth of
- * what a code does. The same on every CPU. */
+ * [n][tkv_index_places()], 64-byte aligned; a place without a code gets some score. Queries are
+ * rounded to 8 bits, which moves a score by a fiftieth of what a code does. The same on every CPU. */
 void tkv_index_table(const struct tkv_kernels *k, const struct tkv_index_model *m, const float *q,
                      size_t n, float *table);
 
