@@ -49,6 +49,11 @@ static void add_held(struct eval_held *sum, const struct eval_held *more)
     sum->exact += more->exact;
     sum->read += more->read;
     sum->n_measured += more->n_measured;
+    sum->tier_hits += more->tier_hits;
+    sum->tier_misses += more->tier_misses;
+    sum->tier_read += more->tier_read;
+    sum->tier_resident += more->tier_resident;
+    sum->tier_stall_seconds += more->tier_stall_seconds;
     sum->forward_seconds += more->forward_seconds;
 }
 
@@ -369,6 +374,11 @@ int eval_add_held(struct eval *e, const struct eval_row *row, struct llama_conte
     held->exact_pages += (double)st.open_bytes;
     held->tables += (double)st.meta_bytes;
     held->books += (double)st.book_bytes;
+    held->tier_hits += (double)st.tier_hits;
+    held->tier_misses += (double)st.tier_misses;
+    held->tier_read += (double)st.tier_read_bytes;
+    held->tier_resident += (double)st.tier_resident_bytes;
+    held->tier_stall_seconds += 1e-9 * (double)st.tier_stall_ns;
     /* What the plug-in could not code counts as the f16 that it is. */
     held->plain += (double)st.plain_bytes;
     held->n_values += (double)st.n_values + (double)st.plain_bytes / 2;

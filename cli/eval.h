@@ -45,8 +45,11 @@ struct eval_held {
     double codes, side, exact_pages, tables, plain; /* bytes; side: scales, means, headers */
     double books;                                   /* bytes beside these */
     double visual_values, visual_bytes;             /* of these, what visual rows are and take */
-    double exact, read, n_measured; /* fractions, weighted by the rows they are means of */
-    double forward_seconds;         /* inside llama.cpp */
+    double exact, read, n_measured;  /* fractions, weighted by the rows they are means of */
+    double tier_hits, tier_misses;   /* blocks; the cache has no tiers: 0 */
+    double tier_read, tier_resident; /* bytes */
+    double tier_stall_seconds;
+    double forward_seconds; /* inside llama.cpp */
 };
 
 /* What one unit gave for one cache. */

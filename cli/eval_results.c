@@ -100,6 +100,14 @@ static void add_reads(const struct eval *e, const struct eval_row *row, cJSON *j
     struct eval_held held = sizes_of(e, row);
     cli_json_number(json, "exact_fraction", ratio(held.exact, held.n_measured));
     cli_json_number(json, "read_fraction", ratio(held.read, held.n_measured));
+    if (held.tier_hits + held.tier_misses == 0)
+        return;
+    cJSON *tiers = cli_json_object(json, "tiers");
+    double contexts_mib = held.n_contexts * (1 << 20);
+    cli_json_number(tiers, "hit_rate", ratio(held.tier_hits, held.tier_hits + held.tier_misses));
+    cli_json_number(tiers, "read_mib", ratio(held.tier_read, contexts_mib));
+    cli_json_number(tiers, "resident_mib", ratio(held.tier_resident, contexts_mib));
+    cli_json_number(tiers, "stall_seconds", ratio(held.tier_stall_seconds, held.n_contexts));
 }
 
 /* ---- the noise floor -------------------------------------------------------------------------

@@ -60,6 +60,15 @@ static void add_buffer(struct tightkv_ggml_stats *sum, const struct tkg_buffer *
     sum->visual_bytes += s.visual_bytes;
     sum->side_bytes += s.side_bytes;
     sum->book_bytes += s.book_bytes;
+    tkv_tier_stats t = {.struct_size = sizeof(t)};
+    if (tkv_cache_get_tier_stats(buffer->cache, &t) == TKV_OK) {
+        sum->tier_hits += t.hits;
+        sum->tier_misses += t.misses;
+        sum->tier_read_bytes += t.bytes_read;
+        sum->tier_written_bytes += t.bytes_written;
+        sum->tier_stall_ns += t.stall_ns;
+        sum->tier_resident_bytes += t.resident_bytes;
+    }
 }
 
 int tkg_stats(struct tightkv_ggml_stats *out)

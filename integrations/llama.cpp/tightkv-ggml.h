@@ -46,6 +46,8 @@ struct tightkv_ggml_stats {
     uint64_t side_bytes;    /* of sealed_bytes: scales, means, padding; the rest are codes */
     uint64_t book_bytes;    /* bases and codebooks from a book; in none of the others */
     char why_plain[256];    /* why a tensor is stored as it is; empty: none is */
+    uint64_t tier_hits, tier_misses; /* as tkv_tier_stats: blocks in memory when asked for, or not */
+    uint64_t tier_read_bytes, tier_written_bytes, tier_stall_ns, tier_resident_bytes;
 };
 
 /* Sets the spec of caches made from now on, instead of TIGHTKV_KV; NULL goes back to TIGHTKV_KV.
