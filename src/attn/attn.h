@@ -87,7 +87,7 @@ struct tkv_range {
     float low, high, keep;
 };
 
-/* Rows that wait to be read, in two halves of a page: one comes from memory while the other is read.
+/* Rows that wait to be read: a page's worth of them comes from memory while the one before is read.
  */
 struct tkv_gather {
     const uint8_t *rows[2][TKV_PAGE_TOKENS];
@@ -110,7 +110,6 @@ struct tkv_worker {
     uint8_t *k_tile, *v_tile;
     uint8_t *page; /* of one kind, brought to tile order */
     struct tkv_gather gather;
-    uintptr_t *gather_lines;
     float *decoded;
     float *k_scale, *v_scale, *mean;
     float *angles;     /* NULL where no codec un-rotates keys */

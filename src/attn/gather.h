@@ -6,8 +6,6 @@
 
 /* Whether a call reads sealed pages so: its items are then of one query each. */
 bool tkv_gathers(const struct tkv_attend_job *job);
-/* Lines of memory that a page's worth of rows may lie in. */
-size_t tkv_gather_lines(const struct tkv_layer *layer);
 /* Takes rows of a sealed page into the running state, at the latest with tkv_gather_end(). */
 void tkv_gather_page(struct tkv_worker *w, size_t i_page, uint64_t picked);
 void tkv_gather_end(struct tkv_worker *w);

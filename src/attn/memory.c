@@ -1,6 +1,5 @@
 /* One thread's scratch, laid out. */
 #include "attn/attn.h"
-#include "attn/gather.h"
 #include "base/alloc.h"
 
 static size_t block_rows(const struct tkv_attend_job *job)
@@ -55,8 +54,6 @@ static void lay_out(struct tkv_worker *w, const struct tkv_attend_job *job, stru
     w->k_tile = carve(c, T * Dk * F);
     w->v_tile = carve(c, T * Dv * F);
     w->page = carve(c, tkv_tile_room_bytes(job->layer));
-    if (job->gathers)
-        w->gather_lines = carve(c, tkv_gather_lines(job->layer) * sizeof *w->gather_lines);
     w->decoded = carve(c, T * D * F);
     w->k_scale = carve(c, T * F);
     w->v_scale = carve(c, T * F);

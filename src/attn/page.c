@@ -45,7 +45,7 @@ void tkv_worker_look_ahead(struct tkv_worker *w, const struct tkv_page *page,
 /* The cursor for a kernel: one that has reached the end stays there. */
 static struct tkv_ahead *ahead(struct tkv_worker *w)
 {
-    if (w->ahead.n_lines == 0 && w->ahead.at >= w->ahead_end)
+    if (w->ahead.at >= w->ahead_end)
         w->ahead = (struct tkv_ahead){.at = (uintptr_t)w->s};
     return &w->ahead;
 }

@@ -9,10 +9,6 @@
  * copy of their caller's cursor, so that it lives in registers. */
 TKV_INLINE void tkv_step_ahead(struct tkv_ahead *ahead)
 {
-    if (ahead->n_lines > 0) {
-        TKV_PREFETCH((const void *)ahead->lines[--ahead->n_lines]);
-        return;
-    }
     TKV_PREFETCH((const void *)ahead->at);
     ahead->at += ahead->step;
 }

@@ -31,8 +31,6 @@ struct tkv_softmax_row {
 struct tkv_ahead {
     uintptr_t at;
     size_t step; /* bytes from one call of tkv_step_ahead (ahead.h) to the next, at most a line */
-    const uintptr_t *lines; /* before that: what does not lie in one piece, from the last one on */
-    size_t n_lines;
 };
 
 /* Such calls for a row in softmax, and in quantize_weights. */
