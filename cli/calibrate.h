@@ -242,11 +242,11 @@ int cal_train_cq_weighted(const struct calibration *c, struct cal_book *book);
 
 /* ---- cal_index.c ------------------------------------------------------------------------------ */
 
-/* CLI_OK, or CLI_DATA after a line on stderr: of keys that cannot be indexed, or too few. Tells as soon
- * as the statistics are open. */
+/* CLI_OK, or CLI_DATA after a line on stderr: of keys that cannot be indexed, or too few. Tells as
+ * soon as the statistics are open. */
 int cal_index_check(const struct calibration *c);
-/* c->index_codes for every head, made for queries at all distances; or for those at CAL_FAR, as A2ATS
- * has it. */
+/* c->index_codes for every head, made for queries at all distances; or for those at CAL_FAR, as
+ * A2ATS has it. */
 int cal_train_index(const struct calibration *c, struct cal_book *book);
 int cal_train_index_far(const struct calibration *c, struct cal_book *book);
 

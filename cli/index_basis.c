@@ -36,7 +36,8 @@ static bool factor(const double *queries, uint32_t n, double *low)
     return true;
 }
 
-/* The orthonormal matrix of the discrete Hartley transform: spreads any one input over all outputs. */
+/* The orthonormal matrix of the discrete Hartley transform: spreads any one input over all
+ * outputs. */
 static void hartley(uint32_t n, double *out)
 {
     for (uint32_t i = 0; i < n; i++)

@@ -21,8 +21,8 @@
 #define TKV_INDEX_MOST_CODES 32768
 
 /* What a book knows of one head. H = E[q'q] over far queries is L L', L lower; a key's coefficients
- * are (k - mean) * to, to = L * U with U orthonormal, in steps: |difference of coefficients|^2 is the
- * mean square difference of scores, in steps squared. */
+ * are (k - mean) * to, to = L * U with U orthonormal, in steps: |difference of coefficients|^2 is
+ * the mean square difference of scores, in steps squared. */
 struct tkv_index_model {
     uint32_t head_dim, n_codes;
     float far;         /* tokens that far queries stand behind their keys */
@@ -58,17 +58,18 @@ static inline uint32_t tkv_index_places(uint32_t n_codes)
 
 /* What n <= 16 far queries [n][D], times the scale of logits, score each code: table
  * [n][tkv_index_places()], 64-byte aligned; a place without a code gets some score. Queries are
- * rounded to 8 bits, which moves a score by a fiftieth of what a code does. The same on every CPU. */
+ * rounded to 8 bits, which moves a score by a fiftieth of what a code does. The same on every
+ * CPU. */
 void tkv_index_table(const struct tkv_kernels *k, const struct tkv_index_model *m, const float *q,
                      size_t n, float *table);
 
 /* --- bands.c --- */
 
-/* Distances by which a far query stands behind keys, in bands: the first begins where the window ends,
- * each reaches twice as far as the one before, the last one to the end. For the keys of a band a
- * query is turned, pair by pair, by the mean over its distances: the expected score, in which pairs
- * that turn fast fade out. A2ATS has one constant distance for all keys instead; what either finds:
- * docs/retrieval.md. */
+/* Distances by which a far query stands behind keys, in bands: the first begins where the window
+ * ends, each reaches twice as far as the one before, the last one to the end. For the keys of a
+ * band a query is turned, pair by pair, by the mean over its distances: the expected score, in
+ * which pairs that turn fast fade out. A2ATS has one constant distance for all keys instead; what
+ * either finds: docs/retrieval.md. */
 #define TKV_INDEX_NEAR  64
 #define TKV_INDEX_BANDS 16
 

@@ -222,7 +222,7 @@ static void test_table(void **state)
     }
 }
 
-/* Not a number is in one row: its code is some code, its table not numbers, and others are as ever. */
+/* Not a number is in one row: its code is some code, its table not numbers; others are as ever. */
 static void test_not_finite(void **state)
 {
     (void)state;
