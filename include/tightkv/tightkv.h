@@ -359,7 +359,8 @@ TKV_API tkv_status tkv_cache_write(tkv_cache *cache, uint32_t layer, size_t n_ro
 /* Seals the pages of a layer that are full and wholly older than the tail, and returns their
  * exact rows to the pool. To be called after the layer's attention has run. Pages with a sink
  * row stay exact; visual rows that have codecs of their own seal by span, whatever sink and tail.
- * Errors: TKV_ERR_NOMEM (pages that could not be sealed stay open; nothing is lost). Since 0.1. */
+ * Errors: TKV_ERR_NOMEM, TKV_ERR_IO (pages that could not be sealed stay open; nothing is lost).
+ * Since 0.1. */
 TKV_API tkv_status tkv_cache_seal(tkv_cache *cache, uint32_t layer, tkv_error *err);
 
 /* Reads rows back, decoded; slots that hold nothing read as zeros.
@@ -461,7 +462,7 @@ TKV_API void tkv_attend_params_default(tkv_attend_params *p);
 
 /* Attention of n_q tokens over one layer. A query row whose mask hides everything gives zeros.
  * Results do not depend on the number of threads nor on how queries are batched.
- * Errors: TKV_ERR_INVALID, TKV_ERR_RANGE, TKV_ERR_NOMEM. Since 0.1. */
+ * Errors: TKV_ERR_INVALID, TKV_ERR_RANGE, TKV_ERR_NOMEM, TKV_ERR_IO, TKV_ERR_CORRUPT. Since 0.1. */
 TKV_API tkv_status tkv_attend(tkv_cache *cache, const tkv_attend_params *p, tkv_error *err);
 
 /* How the rows of an attention call would be read: the mean share of live rows that a query

@@ -264,8 +264,9 @@ tkv_status tkv_tier_name(const struct tkv_layer *layer, const struct tkv_page *p
 tkv_status tkv_page_hold(tkv_cache *cache, const struct tkv_layer *layer,
                          const struct tkv_page *page, tkv_error *err);
 void tkv_page_let(tkv_cache *cache, const struct tkv_layer *layer, const struct tkv_page *page);
-/* Begins to read a few pages from this one on. */
-void tkv_page_ahead(tkv_cache *cache, const struct tkv_layer *layer, const struct tkv_page *page);
+/* Begins to read up to n_pages pages, from this one on. */
+void tkv_page_ahead(tkv_cache *cache, const struct tkv_layer *layer, const struct tkv_page *page,
+                    size_t n_pages);
 /* Takes the records of a list to where those of sealed pages are kept. On failure they are as they
  * were. */
 tkv_status tkv_sealed_keep(tkv_cache *cache, struct tkv_layer *layer, struct tkv_coding *list,

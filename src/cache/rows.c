@@ -216,7 +216,7 @@ static tkv_status read_coded(tkv_cache *cache, const struct tkv_layer *layer, co
            next.span == in.span && next.i_page == in.i_page)
         end++;
     if (in.page) {
-        tkv_page_ahead(cache, layer, in.page);
+        tkv_page_ahead(cache, layer, in.page, (n_rows - *first) / TKV_PAGE_TOKENS);
         const tkv_status status = tkv_page_hold(cache, layer, in.page, err);
         if (status != TKV_OK)
             return status;

@@ -5,17 +5,12 @@
 #include "base/status.h"
 #include "cache/cache.h"
 
-/* Blocks of a page whose reads are begun before they are asked for. */
-#define AHEAD_BLOCKS 64
-
-static struct tkv_block *blocks_of(const struct tkv_page *page)
-{
-    return page->record;
-}
+/* Blocks that are asked for at once, and that are read ahead. */
+#define LIST_BLOCKS 64
 
 struct tkv_block *tkv_tier_block_of(const struct tkv_page *page, uint32_t head)
 {
-    return blocks_of(page) + head;
+    return (struct tkv_block *)page->record + head;
 }
 
 static size_t blocks_bytes(const struct tkv_layer *layer)
@@ -68,21 +63,28 @@ tkv_status tkv_tier_name(const struct tkv_layer *layer, const struct tkv_page *p
                     (size_t)(page - layer->pages), what.text);
 }
 
+static void let_heads(tkv_cache *cache, const struct tkv_page *page, uint32_t end)
+{
+    for (uint32_t head = 0; head < end; head++) {
+        struct tkv_block *block = tkv_tier_block_of(page, head);
+        tkv_tier_release(cache->tier, &block, 1, true);
+    }
+}
+
 tkv_status tkv_page_hold(tkv_cache *cache, const struct tkv_layer *layer,
                          const struct tkv_page *page, tkv_error *err)
 {
+    struct tkv_block *list[LIST_BLOCKS];
+    size_t n, failed;
     if (!cache->tier || page->state != TKV_PAGE_SEALED)
         return TKV_OK;
-    size_t failed;
-    for (uint32_t head = 0; head < layer->shape.n_kv_heads; head++) {
-        struct tkv_block *block = tkv_tier_block_of(page, head);
-        const tkv_status status = tkv_tier_fetch(cache->tier, &block, 1, true, &failed, err);
+    for (uint32_t head = 0; head < layer->shape.n_kv_heads; head += (uint32_t)n) {
+        for (n = 0; n < LIST_BLOCKS && head + n < layer->shape.n_kv_heads; n++)
+            list[n] = tkv_tier_block_of(page, head + (uint32_t)n);
+        const tkv_status status = tkv_tier_fetch(cache->tier, list, n, true, &failed, err);
         if (status == TKV_OK)
             continue;
-        while (head-- > 0) {
-            block = tkv_tier_block_of(page, head);
-            tkv_tier_release(cache->tier, &block, 1, true);
-        }
+        let_heads(cache, page, head);
         return tkv_tier_name(layer, page, status, err);
     }
     return TKV_OK;
@@ -90,21 +92,18 @@ tkv_status tkv_page_hold(tkv_cache *cache, const struct tkv_layer *layer,
 
 void tkv_page_let(tkv_cache *cache, const struct tkv_layer *layer, const struct tkv_page *page)
 {
-    if (!cache->tier || page->state != TKV_PAGE_SEALED)
-        return;
-    for (uint32_t head = 0; head < layer->shape.n_kv_heads; head++) {
-        struct tkv_block *block = tkv_tier_block_of(page, head);
-        tkv_tier_release(cache->tier, &block, 1, true);
-    }
+    if (cache->tier && page->state == TKV_PAGE_SEALED)
+        let_heads(cache, page, layer->shape.n_kv_heads);
 }
 
-void tkv_page_ahead(tkv_cache *cache, const struct tkv_layer *layer, const struct tkv_page *page)
+void tkv_page_ahead(tkv_cache *cache, const struct tkv_layer *layer, const struct tkv_page *page,
+                    size_t n_pages)
 {
     const struct tkv_page *end = layer->pages + layer->shape.n_streams * layer->pages_per_stream;
     const uint32_t n_heads = layer->shape.n_kv_heads;
-    struct tkv_block *list[AHEAD_BLOCKS];
+    struct tkv_block *list[LIST_BLOCKS];
     size_t n = 0;
-    for (; cache->tier && page < end && n + n_heads <= AHEAD_BLOCKS; page++)
+    for (; cache->tier && n_pages && page < end && n + n_heads <= LIST_BLOCKS; page++, n_pages--)
         for (uint32_t head = 0; page->state == TKV_PAGE_SEALED && head < n_heads; head++)
             list[n++] = tkv_tier_block_of(page, head);
     if (n)

@@ -185,7 +185,6 @@ static tkv_status end_read(struct tkv_tier *tier, struct tkv_moved *m, int *erro
     tier->n_reading--;
     const tkv_status status = judge(tier, m, error);
     if (status == TKV_OK) {
-        tier->n_absent--;
         set_clean(tier, block);
         return TKV_OK;
     }
@@ -304,7 +303,6 @@ static bool evict(struct tkv_tier *tier, size_t n_bytes, uint8_t **frame)
         free_frame(tier, victim->frame, victim->n_bytes);
     victim->frame = NULL;
     victim->state = TKV_BLOCK_ABSENT;
-    tier->n_absent++;
     return true;
 }
 
@@ -428,8 +426,6 @@ void tkv_tier_drop(struct tkv_tier *tier, struct tkv_block *block)
         tier->dirty_bytes -= cost(tier, block);
     } else if (block->state == TKV_BLOCK_CLEAN) {
         take_out(&tier->clean, block);
-    } else if (block->state == TKV_BLOCK_ABSENT) {
-        tier->n_absent--;
     }
     if (block->frame)
         free_frame(tier, block->frame, block->n_bytes);

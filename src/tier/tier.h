@@ -66,7 +66,6 @@ struct tkv_tier {
     uint64_t resident_bytes, dirty_bytes, writing_bytes;
     struct tkv_block_list dirty; /* the one put first comes first */
     struct tkv_block_list clean; /* the clock: the hand is at the first */
-    size_t n_absent;             /* and those being read */
     size_t n_reading, n_writing;
     int write_errno; /* of the last write, or place in the file: 0 when it went well */
     tkv_tier_stats stats;
