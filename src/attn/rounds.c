@@ -5,11 +5,11 @@
 
 #include "base/alloc.h"
 
-/* Blocks of a round: the next one's are being read as well, through the same queue. */
-#define ROUND_BLOCKS (TKV_IO_DEPTH / 2)
+/* Blocks of a round: some chunks, even where rows are gathered, for threads to share. Of the next
+ * round's, as many are read ahead as there is room for in the queue. */
+#define ROUND_BLOCKS (4 * TKV_GATHER_PAGES)
 
-_Static_assert(TKV_ROUND_PAGES >= TKV_CHUNK_PAGES && ROUND_BLOCKS >= TKV_GATHER_PAGES,
-               "a chunk has to fit into a round");
+_Static_assert(TKV_ROUND_PAGES >= TKV_CHUNK_PAGES, "a chunk has to fit into a round");
 
 struct round {
     size_t first, end; /* units */
