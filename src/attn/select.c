@@ -23,45 +23,7 @@
 /* What mass= reads at least. */
 #define LEAST_ROWS 64
 
-struct query {
-    uint64_t n_live, n_candidates;
-    uint32_t n_bands;
-    bool all; /* reads everything */
-};
-
-struct selection {
-    const tkv_cache *cache;
-    const struct tkv_attend_job *job;
-    struct query *queries; /* [n_q] */
-    uint64_t *live;        /* [n_q][n_pages] */
-    uint64_t *candidates;  /* [n_q][n_pages] */
-    uint32_t n_places;     /* of one band */
-    uint32_t n_bands;      /* at most */
-    uint8_t *scratch;
-    size_t scratch_bytes; /* of one thread */
-};
-
 /* --- who may be left out --- */
-
-static uint64_t rows_from(int64_t first)
-{
-    return first <= 0 ? UINT64_MAX : first >= T ? 0 : UINT64_MAX << first;
-}
-
-/* Rows of a page at positions [from, to). */
-static uint64_t rows_at(const struct tkv_page *page, int64_t from, int64_t to)
-{
-    if (page->state == TKV_PAGE_SEALED && page->places && page->places->consecutive) {
-        const int64_t first = page->places->pos[0];
-        return rows_from(from - first) & ~rows_from(to - first);
-    }
-    uint64_t bits = 0;
-    for (uint32_t t = 0; t < T; t++) {
-        const int64_t pos = tkv_page_pos(page, t);
-        bits |= (uint64_t)(pos >= from && pos < to) << t;
-    }
-    return bits;
-}
 
 static uint32_t count_bands(const tkv_cache *cache, int32_t q_pos)
 {
@@ -72,21 +34,21 @@ static uint32_t count_bands(const tkv_cache *cache, int32_t q_pos)
 /* Item = query. */
 static void look_at_query(void *arg, size_t i, uint32_t ith)
 {
-    const struct selection *s = arg;
+    const struct tkv_selection *s = arg;
     const struct tkv_attend_job *job = s->job;
     const tkv_spec *spec = &s->cache->spec;
     const uint32_t window = spec->tail > TKV_INDEX_NEAR ? spec->tail : TKV_INDEX_NEAR;
     uint64_t *live = s->live + i * job->n_pages, *candidates = s->candidates + i * job->n_pages;
-    struct query *q = &s->queries[i];
+    struct tkv_select_query *q = &s->queries[i];
     (void)ith;
-    *q = (struct query){.n_bands = count_bands(s->cache, job->p->q_pos[i])};
+    *q = (struct tkv_select_query){.n_bands = count_bands(s->cache, job->p->q_pos[i])};
     for (size_t j = 0; j < job->n_pages; j++) {
         const struct tkv_page *page = &job->pages[j];
         live[j] = tkv_live_bits(job->p, i, (int64_t)(j * T));
         candidates[j] = page->codes ? live[j] & page->codes->known & ~page->spanned : 0;
         if (candidates[j])
             candidates[j] &=
-                rows_at(page, spec->sink, (int64_t)job->p->q_pos[i] - (int64_t)window + 1);
+                tkv_rows_at(page, spec->sink, (int64_t)job->p->q_pos[i] - (int64_t)window + 1);
         q->n_live += tkv_count_bits(live[j]);
         q->n_candidates += tkv_count_bits(candidates[j]);
     }
@@ -103,7 +65,7 @@ struct room {
     void *choose;
 };
 
-static size_t lay_out(const struct selection *s, uint8_t *base, struct room *room)
+static size_t lay_out(const struct tkv_selection *s, uint8_t *base, struct room *room)
 {
     const size_t n_codes = (size_t)s->n_bands * s->n_places;
     const size_t sizes[] = {
@@ -125,7 +87,7 @@ static size_t lay_out(const struct selection *s, uint8_t *base, struct room *roo
 
 /* One query head's query, as before RoPE and then turned for the keys of each band; with a constant
  * distance there is one band. False: it is not finite. */
-static bool far_queries(const struct selection *s, size_t i, uint32_t q_head, float *q)
+static bool far_queries(const struct tkv_selection *s, size_t i, uint32_t q_head, float *q)
 {
     const struct tkv_attend_job *job = s->job;
     const tkv_attend_params *p = job->p;
@@ -155,7 +117,8 @@ static bool far_queries(const struct selection *s, size_t i, uint32_t q_head, fl
 }
 
 /* Scores of all codes of all bands, for the group. False: a query is not finite. */
-static bool make_table(const struct selection *s, size_t i, uint32_t head, const struct room *room)
+static bool make_table(const struct tkv_selection *s, size_t i, uint32_t head,
+                       const struct room *room)
 {
     const uint32_t group = s->job->group, n_bands = s->queries[i].n_bands;
     bool finite = true;
@@ -165,44 +128,6 @@ static bool make_table(const struct selection *s, size_t i, uint32_t head, const
                         n_bands, room->table + (size_t)g * n_bands * s->n_places);
     }
     return finite;
-}
-
-/* Takes the candidates of one band out of `rows`, beginning with the lowest one's. */
-static uint64_t take_band(const struct selection *s, size_t i, size_t i_page, uint64_t *rows,
-                          uint32_t *band)
-{
-    const struct tkv_page *page = &s->job->pages[i_page];
-    const int64_t q_pos = s->job->p->q_pos[i];
-    uint64_t taken = *rows;
-    *band = 0;
-    if (s->cache->spec.index != TKV_INDEX_A2ATS) {
-        const int64_t distance = q_pos - tkv_page_pos(page, tkv_lowest_bit(*rows));
-        *band = tkv_index_band((uint64_t)distance);
-        const int64_t near = (int64_t)tkv_index_band_from(*band),
-                      far = (int64_t)tkv_index_band_from(*band + 1);
-        const bool last = *band + 1 == TKV_INDEX_BANDS;
-        taken &= rows_at(page, last ? 0 : q_pos - far + 1, q_pos - near + 1);
-    }
-    *rows &= ~taken;
-    return taken;
-}
-
-/* How many candidates have each code in each band. */
-static void count_candidates(const struct selection *s, size_t i, uint32_t head, uint32_t *counts)
-{
-    const struct tkv_attend_job *job = s->job;
-    const uint64_t *candidates = s->candidates + i * job->n_pages;
-    memset(counts, 0, s->queries[i].n_bands * (size_t)s->n_places * sizeof *counts);
-    for (size_t j = 0; j < job->n_pages; j++) {
-        const uint16_t *code = candidates[j] ? job->pages[j].codes->code + head * T : NULL;
-        for (uint64_t rows = candidates[j]; rows;) {
-            uint32_t band;
-            uint64_t taken = take_band(s, i, j, &rows, &band);
-            uint32_t *of_band = counts + (size_t)band * s->n_places;
-            for (; taken; taken &= taken - 1)
-                of_band[code[tkv_lowest_bit(taken)]]++;
-        }
-    }
 }
 
 /* Those rows of one code, as many of the last as `most` allows. */
@@ -219,7 +144,7 @@ static uint64_t last_rows(const uint16_t *code, uint32_t wanted, uint64_t rows, 
 
 /* The rows of the chosen codes, from the last page to the first: of the code that is cut, the last
  * rows. */
-static void pick_rows(const struct selection *s, size_t i, uint32_t head,
+static void pick_rows(const struct tkv_selection *s, size_t i, uint32_t head,
                       const struct tkv_index_choice *choice, uint64_t *picked)
 {
     const struct tkv_attend_job *job = s->job;
@@ -232,7 +157,8 @@ static void pick_rows(const struct selection *s, size_t i, uint32_t head,
         picked[j] = live[j] & ~candidates[j];
         for (uint64_t rows = candidates[j]; rows;) {
             uint32_t band;
-            const uint64_t taken = take_band(s, i, j, &rows, &band);
+            const uint64_t taken =
+                tkv_take_band(s->cache, &job->pages[j], job->p->q_pos[i], &rows, &band);
             const uint64_t *chosen = choice->codes + (size_t)band * s->n_places / 64;
             picked[j] |= taken & s->cache->ctx->kernels.index_scan(code, chosen);
             if (n_cut > 0 && band == cut_band)
@@ -241,7 +167,7 @@ static void pick_rows(const struct selection *s, size_t i, uint32_t head,
     }
 }
 
-static struct tkv_index_budget budget_of(const tkv_spec *spec, const struct query *q)
+static struct tkv_index_budget budget_of(const tkv_spec *spec, const struct tkv_select_query *q)
 {
     const double keep = (double)spec->keep;
     return (struct tkv_index_budget){
@@ -254,7 +180,7 @@ static struct tkv_index_budget budget_of(const tkv_spec *spec, const struct quer
 /* Item = (query, KV head). */
 static void select_item(void *arg, size_t item, uint32_t ith)
 {
-    const struct selection *s = arg;
+    const struct tkv_selection *s = arg;
     const struct tkv_attend_job *job = s->job;
     const uint32_t n_heads = job->layer->shape.n_kv_heads, head = (uint32_t)(item % n_heads);
     const size_t i = item / n_heads;
@@ -267,10 +193,14 @@ static void select_item(void *arg, size_t item, uint32_t ith)
         memcpy(picked, s->live + i * job->n_pages, job->n_pages * sizeof *picked);
         return;
     }
-    count_candidates(s, i, head, room.counts);
+    const uint32_t *counts = tkv_tally_of(s, head);
+    if (!counts) {
+        tkv_count_candidates(s, i, head, room.counts);
+        counts = room.counts;
+    }
     struct tkv_index_choice choice = {.codes = room.chosen};
-    tkv_index_choose(room.table, job->group, room.counts, s->queries[i].n_bands * s->n_places,
-                     &budget, room.choose, &choice);
+    tkv_index_choose(room.table, job->group, counts, s->queries[i].n_bands * s->n_places, &budget,
+                     room.choose, &choice);
     pick_rows(s, i, head, &choice, picked);
 }
 
@@ -290,7 +220,7 @@ tkv_status tkv_select(tkv_cache *cache, struct tkv_attend_job *job, tkv_error *e
     if (!is_asked(job))
         return TKV_OK;
     struct room unused;
-    struct selection s = {
+    struct tkv_selection s = {
         .cache = cache, .job = job, .n_places = tkv_index_places(job->layer->index->n_codes)};
     for (size_t i = 0; i < p->n_q; i++) {
         const uint32_t n = count_bands(cache, p->q_pos[i]);
@@ -305,7 +235,7 @@ tkv_status tkv_select(tkv_cache *cache, struct tkv_attend_job *job, tkv_error *e
     uint8_t *room = tkv_cache_room(cache, &cache->selection, bytes);
     if (!room)
         return tkv_fail_nomem(err, bytes, "a selection");
-    s.queries = (struct query *)(void *)room;
+    s.queries = (struct tkv_select_query *)(void *)room;
     s.scratch = room + queries;
     job->picked = (uint64_t *)(void *)(s.scratch + n_threads * s.scratch_bytes);
     s.live = job->picked + p->n_q * n_heads * job->n_pages;
@@ -319,7 +249,10 @@ tkv_status tkv_select(tkv_cache *cache, struct tkv_attend_job *job, tkv_error *e
     }
     if (n_all == p->n_q)
         job->picked = NULL;
-    else
-        tkv_parallel(&cache->ctx->executor, p->n_q * n_heads, select_item, &s);
+    if (!job->picked)
+        return TKV_OK;
+    if (p->n_q == 1)
+        tkv_tally_update(cache, &s);
+    tkv_parallel(&cache->ctx->executor, p->n_q * n_heads, select_item, &s);
     return TKV_OK;
 }

@@ -377,9 +377,7 @@ static uint64_t layer_index_bytes(const struct tkv_layer *layer)
     if (!layer->index)
         return 0;
     const uint64_t n_streams = layer->shape.n_streams;
-    uint64_t bytes = sizeof *layer->index + n_streams * sizeof *layer->index->n_known;
-    bytes +=
-        n_streams * layer->shape.n_kv_heads * layer->index->n_codes * sizeof *layer->index->counts;
+    uint64_t bytes = sizeof *layer->index + layer->index->tally.room.bytes;
     for (size_t i = 0; i < n_streams * layer->pages_per_stream; i++)
         bytes += layer->pages[i].codes ? layer->index->pool->record_bytes : 0;
     return bytes;

@@ -131,14 +131,32 @@ struct tkv_layer {
     struct tkv_layer_index *index; /* NULL: none */
 };
 
+/* Memory that grows and never shrinks. */
+struct tkv_room {
+    void *at;
+    size_t bytes;
+};
+
+/* How many rows that may be picked have each code, by band of distance. Kept from step to step, in
+ * which few rows change. */
+struct tkv_tally {
+    struct tkv_room room;
+    bool valid;
+    const struct tkv_page *pages; /* [n_pages] those it is of */
+    size_t n_pages;
+    int32_t q_pos;
+    uint32_t n_bands;
+    uint64_t n_lost;
+};
+
 struct tkv_layer_index {
     struct tkv_index_model *models; /* [n_kv_heads] */
     void *room;                     /* what they point into */
     size_t room_bytes;
     uint32_t n_codes;
-    struct tkv_pool *pool; /* of tkv_codes */
-    uint64_t *n_known;     /* [n_streams] rows that have codes */
-    uint32_t *counts;      /* [n_streams][n_kv_heads][n_codes]: how many have each */
+    struct tkv_pool *pool;  /* of tkv_codes */
+    uint64_t n_lost;        /* grows whenever a row loses its code */
+    struct tkv_tally tally; /* of the last call with one query: src/attn/tally.c */
 };
 
 struct tkv_book {
@@ -158,12 +176,6 @@ struct tkv_places {
 struct tkv_places_set {
     struct tkv_places **buckets;
     uint32_t n_buckets, n;
-    size_t bytes;
-};
-
-/* Memory that grows and never shrinks. */
-struct tkv_room {
-    void *at;
     size_t bytes;
 };
 
@@ -415,13 +427,6 @@ void tkv_codes_drop(struct tkv_layer *layer, struct tkv_page *page);
 void tkv_codes_copy(struct tkv_layer *layer, struct tkv_page *dst, const struct tkv_page *src);
 /* Bytes of a page's codes. */
 size_t tkv_codes_bytes(const struct tkv_layer *layer);
-/* How many rows of a stream have each code. */
-static inline uint32_t *tkv_code_counts(const struct tkv_layer *layer, size_t stream, uint32_t head)
-{
-    return layer->index->counts +
-           (stream * layer->shape.n_kv_heads + head) * (size_t)layer->index->n_codes;
-}
-
 /* --- coding (coding.c) --- */
 
 /* Bytes of scratch that coding one head's page needs. */

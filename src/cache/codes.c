@@ -17,12 +17,6 @@ static bool is_dense(const tkv_spec *spec, uint32_t layer)
     return layer < TKV_SPEC_LAYERS && spec->dense[layer / 64] >> layer % 64 & 1;
 }
 
-static size_t counts_bytes(const struct tkv_layer *layer)
-{
-    return (size_t)layer->shape.n_streams * layer->shape.n_kv_heads * layer->index->n_codes *
-           sizeof *layer->index->counts;
-}
-
 size_t tkv_codes_bytes(const struct tkv_layer *layer)
 {
     return sizeof(struct tkv_codes) + (size_t)layer->shape.n_kv_heads * T * sizeof(uint16_t);
@@ -34,8 +28,7 @@ void tkv_codes_release(tkv_cache *cache, struct tkv_layer *layer)
     struct tkv_layer_index *index = layer->index;
     if (!index)
         return;
-    tkv_free(a, index->counts, counts_bytes(layer));
-    tkv_free(a, index->n_known, layer->shape.n_streams * sizeof *index->n_known);
+    tkv_free(a, index->tally.room.at, index->tally.room.bytes);
     tkv_free(a, index->models, layer->shape.n_kv_heads * sizeof *index->models);
     tkv_free(a, index->room, index->room_bytes);
     tkv_free(a, index, sizeof *index);
@@ -57,10 +50,7 @@ static tkv_status bind_memory(tkv_cache *cache, struct tkv_layer *layer, tkv_err
     if (status != TKV_OK)
         return status;
     index->n_codes = index->models[0].n_codes;
-    index->n_known = tkv_alloc_zero(a, shape->n_streams * sizeof *index->n_known);
-    index->counts = tkv_alloc_zero(a, counts_bytes(layer));
-    return index->n_known && index->counts ? TKV_OK
-                                           : tkv_fail_nomem(err, counts_bytes(layer), "an index");
+    return TKV_OK;
 }
 
 tkv_status tkv_codes_bind(tkv_cache *cache, struct tkv_layer *layer, tkv_error *err)
@@ -104,31 +94,11 @@ tkv_status tkv_codes_open(struct tkv_layer *layer, struct tkv_page *page, tkv_er
     return TKV_OK;
 }
 
-static size_t stream_of(const struct tkv_layer *layer, const struct tkv_page *page)
-{
-    return (size_t)(page - layer->pages) / layer->pages_per_stream;
-}
-
-/* The rows of a page that have codes enter the counts, or leave them. */
-static void count(struct tkv_layer *layer, const struct tkv_page *page, uint64_t rows, int sign)
-{
-    const size_t stream = stream_of(layer, page);
-    rows &= page->codes->known;
-    layer->index->n_known[stream] += (uint64_t)sign * tkv_count_bits(rows);
-    for (uint32_t head = 0; head < layer->shape.n_kv_heads; head++) {
-        uint32_t *counts = tkv_code_counts(layer, stream, head);
-        const uint16_t *code = page->codes->code + head * T;
-        for (uint32_t t = 0; t < T; t++)
-            if (rows >> t & 1)
-                counts[code[t]] += (uint32_t)sign;
-    }
-}
-
 void tkv_codes_forget(struct tkv_layer *layer, struct tkv_page *page, uint64_t rows)
 {
     if (!page->codes)
         return;
-    count(layer, page, rows, -1);
+    layer->index->n_lost += tkv_count_bits(page->codes->known & rows);
     page->codes->known &= ~rows;
 }
 
@@ -147,7 +117,6 @@ void tkv_codes_copy(struct tkv_layer *layer, struct tkv_page *dst, const struct 
         return;
     memcpy(dst->codes, src->codes, tkv_codes_bytes(layer));
     dst->codes->known &= ~src->spanned;
-    count(layer, dst, UINT64_MAX, 1);
 }
 
 /* Keys on their way to codes. */
@@ -209,10 +178,7 @@ void tkv_codes_write(const tkv_cache *cache, struct tkv_layer *layer, size_t n,
         code_block(&b, item, 0); /* less work than waking threads */
     for (size_t i = 0; i < n; i++) {
         struct tkv_page *page = tkv_page_of(layer, slots[i], &t, &stream);
-        const uint64_t bit = (uint64_t)1 << t;
-        if (!is_codable(layer, page, t) || page->codes->known & bit)
-            continue;
-        page->codes->known |= bit;
-        count(layer, page, bit, 1);
+        if (is_codable(layer, page, t))
+            page->codes->known |= (uint64_t)1 << t;
     }
 }
