@@ -199,7 +199,8 @@ static void select_item(void *arg, size_t item, uint32_t ith)
         counts = room.counts;
     }
     struct tkv_index_choice choice = {.codes = room.chosen};
-    tkv_index_choose(room.table, job->group, counts, s->queries[i].n_bands * s->n_places, &budget,
+    tkv_index_choose(&s->cache->ctx->kernels, room.table, job->group, counts,
+                     s->queries[i].n_bands * s->n_places, &budget, tkv_tally_reach(s, head),
                      room.choose, &choice);
     pick_rows(s, i, head, &choice, picked);
 }

@@ -39,7 +39,9 @@ void tkv_count_candidates(const struct tkv_selection *s, size_t i, uint32_t head
 /* The same for all heads, from what the layer knows of the step before; without memory for that
  * nothing happens. */
 void tkv_tally_update(tkv_cache *cache, struct tkv_selection *s);
-/* One head's counts; NULL: there is no tally. */
+/* How far its query heads went below their best scores, [group], to be updated; and one head's counts.
+ * NULL: there is no tally. */
+float *tkv_tally_reach(const struct tkv_selection *s, uint32_t head);
 const uint32_t *tkv_tally_of(const struct tkv_selection *s, uint32_t head);
 
 #endif

@@ -80,7 +80,7 @@ void tkv_count_candidates(const struct tkv_selection *s, size_t i, uint32_t head
 /* --- from step to step --- */
 
 /* The tally's room: what was a candidate, a word a page of the stream, then the counts
- * [n_kv_heads][n_bands][n_places]. */
+ * [n_kv_heads][n_bands][n_places], then how far each query head went. */
 static uint64_t *known_of(const struct tkv_tally *tally)
 {
     return tally->room.at;
@@ -96,6 +96,15 @@ static uint32_t *counts_of(const struct tkv_tally *tally, const struct tkv_layer
 const uint32_t *tkv_tally_of(const struct tkv_selection *s, uint32_t head)
 {
     return s->tally ? counts_of(s->tally, s->job->layer, s->n_places, head) : NULL;
+}
+
+float *tkv_tally_reach(const struct tkv_selection *s, uint32_t head)
+{
+    const struct tkv_layer *layer = s->job->layer;
+    if (!s->tally)
+        return NULL;
+    uint32_t *end = counts_of(s->tally, layer, s->n_places, layer->shape.n_kv_heads);
+    return (float *)(void *)end + (size_t)head * s->job->group;
 }
 
 /* Begins anew, with nothing counted. False: no memory. */
@@ -114,6 +123,7 @@ static bool reset(tkv_cache *cache, const struct tkv_selection *s, struct tkv_ta
     tally->n_pages = 0;
     tally->q_pos = s->job->p->q_pos[0];
     tally->n_bands = s->n_bands;
+    tally->group = s->job->group;
     tally->n_lost = layer->index->n_lost;
     return true;
 }
@@ -137,7 +147,7 @@ void tkv_tally_update(tkv_cache *cache, struct tkv_selection *s)
     const struct tkv_layer *layer = job->layer;
     struct tkv_tally *tally = &layer->index->tally;
     if ((!tally->valid || tally->pages != job->pages || tally->n_lost != layer->index->n_lost ||
-         tally->n_bands < s->n_bands) &&
+         tally->n_bands < s->n_bands || tally->group != job->group) &&
         !reset(cache, s, tally))
         return;
     const size_t n_pages = tally->n_pages > job->n_pages ? tally->n_pages : job->n_pages;

@@ -145,7 +145,7 @@ struct tkv_tally {
     const struct tkv_page *pages; /* [n_pages] those it is of */
     size_t n_pages;
     int32_t q_pos;
-    uint32_t n_bands;
+    uint32_t n_bands, group;
     uint64_t n_lost;
 };
 

@@ -3,8 +3,9 @@
 #include <math.h>
 #include <string.h>
 
-#define BUCKETS 512u
-#define NEVER   UINT32_MAX
+#define NEVER    UINT32_MAX
+#define HALVINGS 6     /* to within a hundredth of where it was between */
+#define MARGIN   1.25f /* beyond what was reached the last time */
 
 size_t tkv_index_choice_words(uint32_t n_codes)
 {
@@ -13,7 +14,7 @@ size_t tkv_index_choice_words(uint32_t n_codes)
 
 size_t tkv_index_choose_scratch(uint32_t n_codes)
 {
-    return (size_t)n_codes * (sizeof(uint64_t) + sizeof(uint32_t));
+    return (size_t)n_codes * (sizeof(uint64_t) + 2 * sizeof(uint32_t));
 }
 
 /* Ascending; a few hundred keys as a rule. */
@@ -42,101 +43,149 @@ static uint64_t key_of(float score, uint32_t code)
     return (uint64_t)~rising << 32 | code;
 }
 
-/* One head's scores of the codes that have rows. */
+/* One head's scores. */
 struct head {
+    const struct tkv_kernels *k;
     const float *score;
     const uint32_t *counts;
     uint32_t n_codes;
-    float low, to_bucket, high;
+    float best;
 };
 
-static struct head head_of(const float *score, const uint32_t *counts, uint32_t n_codes)
+/* Working memory. */
+struct room {
+    uint64_t *keys;   /* [n_codes] */
+    uint32_t *before; /* [n_codes] */
+    uint32_t *list;   /* [n_codes] */
+};
+
+static uint64_t count_listed(const struct head *h, const uint32_t *list, uint32_t n)
 {
-    struct head h = {score, counts, n_codes, INFINITY, 0, -INFINITY};
-    for (uint32_t c = 0; c < n_codes; c++) {
-        if (!counts[c])
-            continue;
-        h.low = score[c] < h.low ? score[c] : h.low;
-        h.high = score[c] > h.high ? score[c] : h.high;
+    uint64_t rows = 0;
+    for (uint32_t i = 0; i < n; i++)
+        rows += h->counts[list[i]];
+    return rows;
+}
+
+/* A score that enough rows reach, and not many more: by halves of what is below the best one. */
+static float least_score(const struct head *h, uint64_t rows, uint32_t *list)
+{
+    float low = h->best, high = h->best, span = fabsf(h->best) * 1e-3f + 1e-3f;
+    uint32_t n = 0;
+    do { /* downwards until there are enough */
+        high = low;
+        low = h->best - span;
+        span *= 2;
+        n = h->k->index_above(h->score, h->counts, h->n_codes, low, list);
+    } while (count_listed(h, list, n) < rows && span < 1e30f /* scores that are no numbers */);
+    for (int i = 0; i < HALVINGS; i++) {
+        const float middle = low + (high - low) / 2;
+        const uint32_t above = h->k->index_above(h->score, h->counts, h->n_codes, middle, list);
+        if (count_listed(h, list, above) < rows)
+            high = middle;
+        else
+            low = middle;
     }
-    const float range = h.high - h.low;
-    h.to_bucket = range > 0 && isfinite(range) ? (float)(BUCKETS - 1) / range : 0.0f;
-    return h;
+    return low;
 }
 
-static uint32_t bucket_of(const struct head *h, uint32_t code)
+/* The codes that the best `rows` rows have, best first, as keys; some more may follow. */
+static size_t best_codes(const struct head *h, uint64_t rows, float *reach, const struct room *room)
 {
-    const float b = (h->score[code] - h->low) * h->to_bucket;
-    return b < (float)BUCKETS ? (uint32_t)b : BUCKETS - 1;
-}
-
-/* The codes that the best `rows` rows have, best first, as keys. Only these are sorted. */
-static size_t best_codes(const struct head *h, uint64_t rows, uint64_t *keys)
-{
-    uint64_t held[BUCKETS] = {0}, above = 0;
-    for (uint32_t c = 0; c < h->n_codes; c++)
-        if (h->counts[c])
-            held[bucket_of(h, c)] += h->counts[c];
-    uint32_t least = BUCKETS;
-    while (least > 0 && above < rows)
-        above += held[--least];
-    size_t n = 0;
-    for (uint32_t c = 0; c < h->n_codes; c++)
-        if (h->counts[c] && bucket_of(h, c) >= least)
-            keys[n++] = key_of(h->score[c], c);
-    sort_keys(keys, n);
+    uint32_t n = 0;
+    bool found = false;
+    if (reach && *reach > 0 && isfinite(*reach)) {
+        n = h->k->index_above(h->score, h->counts, h->n_codes, h->best - *reach * MARGIN,
+                              room->list);
+        found = n <= h->n_codes / 8 && count_listed(h, room->list, n) >= rows;
+    }
+    if (!found)
+        n = h->k->index_above(h->score, h->counts, h->n_codes, least_score(h, rows, room->list),
+                              room->list);
+    for (uint32_t i = 0; i < n; i++)
+        room->keys[i] = key_of(h->score[room->list[i]], room->list[i]);
+    sort_keys(room->keys, n);
     return n;
 }
 
 static double weight_of(const struct head *h, uint32_t code)
 {
-    return h->counts[code] * exp((double)(h->score[code] - h->high));
+    return h->counts[code] * exp((double)(h->score[code] - h->best));
+}
+
+/* The weight at which a head has its share. */
+static double wanted_weight(const struct head *h, float mass)
+{
+    double sum = 0;
+    for (uint32_t c = 0; c < h->n_codes; c++)
+        sum += h->counts[c] ? weight_of(h, c) : 0;
+    return mass > 0 ? sum * (double)mass : INFINITY;
 }
 
 /* before[code] becomes the rows that go before it in some head's order, if that is less. */
-static void rank_head(const struct head *h, const struct tkv_index_budget *budget, uint64_t *keys,
-                      uint32_t *before)
+static void rank_head(const struct head *h, const struct tkv_index_budget *budget, float *reach,
+                      const struct room *room)
 {
-    const size_t n = best_codes(h, budget->rows, keys);
-    double wanted = INFINITY, mass = 0;
+    const size_t n = best_codes(h, budget->rows, reach, room);
+    const double wanted = budget->mass > 0 ? wanted_weight(h, budget->mass) : INFINITY;
+    double mass = 0;
     uint64_t rows = 0;
-    if (budget->mass > 0) {
-        wanted = 0;
-        for (uint32_t c = 0; c < h->n_codes; c++)
-            wanted += h->counts[c] ? weight_of(h, c) : 0;
-        wanted *= (double)budget->mass;
-    }
     for (size_t i = 0; i < n && rows < budget->rows; i++) {
-        const uint32_t code = (uint32_t)keys[i];
+        const uint32_t code = (uint32_t)room->keys[i];
         if (mass >= wanted && rows >= budget->least)
             break;
-        before[code] = rows < before[code] ? (uint32_t)rows : before[code];
+        room->before[code] = rows < room->before[code] ? (uint32_t)rows : room->before[code];
         rows += h->counts[code];
         mass += budget->mass > 0 ? weight_of(h, code) : 0;
+        if (reach)
+            *reach = h->best - h->score[code];
     }
 }
 
-void tkv_index_choose(const float *table, uint32_t n_heads, const uint32_t *counts,
-                      uint32_t n_codes, const struct tkv_index_budget *budget, void *scratch,
-                      struct tkv_index_choice *out)
+/* Codes that some head wants, by the rows before them, as keys. */
+static size_t list_wanted(const struct room *room, uint32_t n_codes)
 {
-    uint64_t *keys = scratch;
-    uint32_t *before = (uint32_t *)(void *)(keys + n_codes);
-    memset(before, 0xff, n_codes * sizeof *before);
-    for (uint32_t h = 0; h < n_heads; h++) {
-        const struct head head = head_of(table + (size_t)h * n_codes, counts, n_codes);
-        rank_head(&head, budget, keys, before);
-    }
     size_t n = 0;
     for (uint32_t c = 0; c < n_codes; c++)
-        if (before[c] != NEVER)
-            keys[n++] = (uint64_t)before[c] << 32 | c;
-    sort_keys(keys, n);
+        if (room->before[c] != NEVER)
+            room->keys[n++] = (uint64_t)room->before[c] << 32 | c;
+    sort_keys(room->keys, n);
+    return n;
+}
+
+static struct tkv_index_budget within(const struct tkv_index_budget *budget, const uint32_t *counts,
+                                      uint32_t n_codes)
+{
+    struct tkv_index_budget b = *budget;
+    uint64_t all = 0;
+    for (uint32_t c = 0; c < n_codes; c++)
+        all += counts[c];
+    b.rows = b.rows < all ? b.rows : all;
+    return b;
+}
+
+void tkv_index_choose(const struct tkv_kernels *k, const float *table, uint32_t n_heads,
+                      const uint32_t *counts, uint32_t n_codes,
+                      const struct tkv_index_budget *allowed, float *reach, void *scratch,
+                      struct tkv_index_choice *out)
+{
+    const struct tkv_index_budget budget = within(allowed, counts, n_codes);
+    struct room room = {.keys = scratch};
+    room.before = (uint32_t *)(void *)(room.keys + n_codes);
+    room.list = room.before + n_codes;
+    memset(room.before, 0xff, n_codes * sizeof *room.before);
+    for (uint32_t i = 0; i < n_heads; i++) {
+        const float *score = table + (size_t)i * n_codes;
+        const struct head head = {k, score, counts, n_codes, k->index_best(score, counts, n_codes)};
+        if (isfinite(head.best))
+            rank_head(&head, &budget, reach ? reach + i : NULL, &room);
+    }
+    const size_t n = list_wanted(&room, n_codes);
     memset(out->codes, 0, tkv_index_choice_words(n_codes) * sizeof *out->codes);
     out->n_rows = out->n_cut = 0;
-    for (size_t i = 0; i < n && out->n_rows < budget->rows; i++) {
-        const uint32_t code = (uint32_t)keys[i];
-        const uint64_t left = budget->rows - out->n_rows;
+    for (size_t i = 0; i < n && out->n_rows < budget.rows; i++) {
+        const uint32_t code = (uint32_t)room.keys[i];
+        const uint64_t left = budget.rows - out->n_rows;
         if (counts[code] > left) {
             out->cut = code;
             out->n_cut = left;

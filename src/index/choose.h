@@ -24,11 +24,14 @@ size_t tkv_index_choose_scratch(uint32_t n_codes);
 
 /* Heads count alike: each has the same number of its best rows in the union, but for what the code
  * that crosses the budget holds.
- *   table   [n_heads][n_codes] scores, finite
+ *   table   [n_heads][n_codes] scores, finite; n_codes: a multiple of 16
  *   counts  [n_codes] rows that may be chosen
+ *   reach   [n_heads] how far below its best score each head went the last time, for it will be much
+ *           the same now; updated. Any numbers do, only time depends on them. NULL: not known
  *   scratch of tkv_index_choose_scratch() bytes, aligned to 8 */
-void tkv_index_choose(const float *table, uint32_t n_heads, const uint32_t *counts,
-                      uint32_t n_codes, const struct tkv_index_budget *budget, void *scratch,
+void tkv_index_choose(const struct tkv_kernels *k, const float *table, uint32_t n_heads,
+                      const uint32_t *counts, uint32_t n_codes,
+                      const struct tkv_index_budget *allowed, float *reach, void *scratch,
                       struct tkv_index_choice *out);
 
 #endif

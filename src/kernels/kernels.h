@@ -243,6 +243,13 @@ struct tkv_kernels {
                           const int8_t *rows, size_t n, uint16_t *nearest);
     /* Which of 64 codes are in a set: bit t of the result is bit code[t] of `set`. */
     uint64_t (*index_scan)(const uint16_t *code, const uint64_t *set);
+    /* The best score among n codes with a count, -INFINITY when there is none; n: a multiple of
+     * 16. */
+    float (*index_best)(const float *score, const uint32_t *counts, uint32_t n);
+    /* Lists the codes with a count whose score is at least `least`, in rising order; returns how
+     * many. codes: [n] */
+    uint32_t (*index_above)(const float *score, const uint32_t *counts, uint32_t n, float least,
+                            uint32_t *codes);
 
     /* --- polar: angle codes over blocks of 16 (FORMAT.md, polar) --- */
     /* Rows [64][D] to angle codes and squared radii; every sum and product in the reference's

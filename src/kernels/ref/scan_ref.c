@@ -1,4 +1,6 @@
 /* Which codes are chosen. */
+#include <math.h>
+
 #include "kernels/kernels.h"
 
 void tkv_scan_ref(struct tkv_kernels *k);
@@ -11,7 +13,28 @@ static uint64_t index_scan(const uint16_t *code, const uint64_t *set)
     return bits;
 }
 
+static float index_best(const float *score, const uint32_t *counts, uint32_t n)
+{
+    float best = -INFINITY;
+    for (uint32_t c = 0; c < n; c++)
+        if (counts[c] && score[c] > best)
+            best = score[c];
+    return best;
+}
+
+static uint32_t index_above(const float *score, const uint32_t *counts, uint32_t n, float least,
+                            uint32_t *codes)
+{
+    uint32_t n_codes = 0;
+    for (uint32_t c = 0; c < n; c++)
+        if (counts[c] && score[c] >= least)
+            codes[n_codes++] = c;
+    return n_codes;
+}
+
 void tkv_scan_ref(struct tkv_kernels *k)
 {
     k->index_scan = index_scan;
+    k->index_best = index_best;
+    k->index_above = index_above;
 }

@@ -1,5 +1,6 @@
-/* Which codes are chosen: the words of the set are gathered, sixteen codes at a time. */
+/* Which codes are chosen, sixteen at a time: the words of the set are gathered. */
 #include <immintrin.h>
+#include <math.h>
 
 #include "base/compiler.h"
 #include "kernels/kernels.h"
@@ -21,7 +22,38 @@ static uint64_t index_scan(const uint16_t *code, const uint64_t *set)
            scan_16(code + 48, set) << 48;
 }
 
+static float index_best(const float *score, const uint32_t *counts, uint32_t n)
+{
+    __m512 best = _mm512_set1_ps(-INFINITY);
+    for (uint32_t c = 0; c < n; c += 16) {
+        const __m512i count = _mm512_loadu_si512(counts + c);
+        const __mmask16 held = _mm512_test_epi32_mask(count, count);
+        best = _mm512_mask_max_ps(best, held, best, _mm512_loadu_ps(score + c));
+    }
+    return _mm512_reduce_max_ps(best);
+}
+
+static uint32_t index_above(const float *score, const uint32_t *counts, uint32_t n, float least,
+                            uint32_t *codes)
+{
+    const __m512 bound = _mm512_set1_ps(least);
+    __m512i code = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    uint32_t n_codes = 0;
+    for (uint32_t c = 0; c < n; c += 16, code = _mm512_add_epi32(code, _mm512_set1_epi32(16))) {
+        const __mmask16 high = _mm512_cmp_ps_mask(_mm512_loadu_ps(score + c), bound, _CMP_GE_OQ);
+        if (high == 0)
+            continue; /* as a rule */
+        const __m512i count = _mm512_loadu_si512(counts + c);
+        const __mmask16 taken = _mm512_mask_test_epi32_mask(high, count, count);
+        _mm512_mask_compressstoreu_epi32(codes + n_codes, taken, code);
+        n_codes += (uint32_t)_mm_popcnt_u32(taken);
+    }
+    return n_codes;
+}
+
 void tkv_scan_avx512(struct tkv_kernels *k)
 {
     k->index_scan = index_scan;
+    k->index_best = index_best;
+    k->index_above = index_above;
 }
