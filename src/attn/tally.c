@@ -111,9 +111,10 @@ float *tkv_tally_reach(const struct tkv_selection *s, uint32_t head)
 static bool reset(tkv_cache *cache, const struct tkv_selection *s, struct tkv_tally *tally)
 {
     const struct tkv_layer *layer = s->job->layer;
-    const size_t bytes =
-        layer->pages_per_stream * sizeof(uint64_t) +
-        layer->shape.n_kv_heads * (size_t)s->n_bands * s->n_places * sizeof(uint32_t);
+    const size_t n_heads = layer->shape.n_kv_heads;
+    const size_t bytes = layer->pages_per_stream * sizeof(uint64_t) +
+                         n_heads * s->n_bands * s->n_places * sizeof(uint32_t) +
+                         n_heads * s->job->group * sizeof(float);
     tally->valid = false;
     if (!tkv_cache_room(cache, &tally->room, bytes))
         return false;

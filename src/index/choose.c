@@ -3,9 +3,11 @@
 #include <math.h>
 #include <string.h>
 
-#define NEVER    UINT32_MAX
-#define HALVINGS 6     /* to within a hundredth of where it was between */
-#define MARGIN   1.25f /* beyond what was reached the last time */
+#define NEVER     UINT32_MAX
+#define HALVINGS  6
+#define FEW_CODES 1024
+#define MARGIN    1.25f
+#define MOST_SPAN 1e30f /* beyond, scores are no numbers */
 
 size_t tkv_index_choice_words(uint32_t n_codes)
 {
@@ -14,7 +16,7 @@ size_t tkv_index_choice_words(uint32_t n_codes)
 
 size_t tkv_index_choose_scratch(uint32_t n_codes)
 {
-    return (size_t)n_codes * (sizeof(uint64_t) + 2 * sizeof(uint32_t));
+    return (size_t)n_codes * (sizeof(uint64_t) + 3 * sizeof(uint32_t));
 }
 
 /* Ascending; a few hundred keys as a rule. */
@@ -57,6 +59,8 @@ struct room {
     uint64_t *keys;   /* [n_codes] */
     uint32_t *before; /* [n_codes] */
     uint32_t *list;   /* [n_codes] */
+    uint32_t *wanted; /* [n_wanted] codes that some head wants */
+    uint32_t n_wanted;
 };
 
 static uint64_t count_listed(const struct head *h, const uint32_t *list, uint32_t n)
@@ -67,41 +71,28 @@ static uint64_t count_listed(const struct head *h, const uint32_t *list, uint32_
     return rows;
 }
 
-/* A score that enough rows reach, and not many more: by halves of what is below the best one. */
-static float least_score(const struct head *h, uint64_t rows, uint32_t *list)
+/* The codes that the best `rows` rows have, best first, as keys; some more may follow. They are looked
+ * for downwards from the best score, first by a little more than was enough the last time. */
+static size_t best_codes(const struct head *h, uint64_t rows, const float *reach,
+                         const struct room *room)
 {
-    float low = h->best, high = h->best, span = fabsf(h->best) * 1e-3f + 1e-3f;
-    uint32_t n = 0;
-    do { /* downwards until there are enough */
-        high = low;
-        low = h->best - span;
-        span *= 2;
-        n = h->k->index_above(h->score, h->counts, h->n_codes, low, list);
-    } while (count_listed(h, list, n) < rows && span < 1e30f /* scores that are no numbers */);
-    for (int i = 0; i < HALVINGS; i++) {
-        const float middle = low + (high - low) / 2;
-        const uint32_t above = h->k->index_above(h->score, h->counts, h->n_codes, middle, list);
-        if (count_listed(h, list, above) < rows)
-            high = middle;
+    const bool known = reach && *reach > 0 && isfinite(*reach);
+    float span = known ? *reach * MARGIN : fabsf(h->best) * 0.1f + 0.1f, least = 0;
+    uint32_t n = h->k->index_above(h->score, h->counts, h->n_codes, h->best - span, room->list);
+    while (count_listed(h, room->list, n) < rows && span < MOST_SPAN) {
+        least = span;
+        span *= 1.5f;
+        n = h->k->index_above(h->score, h->counts, h->n_codes, h->best - span, room->list);
+    }
+    for (int i = 0; i < HALVINGS && n > FEW_CODES; i++) { /* more than is quickly sorted */
+        const float middle = least + (span - least) / 2;
+        n = h->k->index_above(h->score, h->counts, h->n_codes, h->best - middle, room->list);
+        if (count_listed(h, room->list, n) < rows)
+            least = middle;
         else
-            low = middle;
+            span = middle;
     }
-    return low;
-}
-
-/* The codes that the best `rows` rows have, best first, as keys; some more may follow. */
-static size_t best_codes(const struct head *h, uint64_t rows, float *reach, const struct room *room)
-{
-    uint32_t n = 0;
-    bool found = false;
-    if (reach && *reach > 0 && isfinite(*reach)) {
-        n = h->k->index_above(h->score, h->counts, h->n_codes, h->best - *reach * MARGIN,
-                              room->list);
-        found = n <= h->n_codes / 8 && count_listed(h, room->list, n) >= rows;
-    }
-    if (!found)
-        n = h->k->index_above(h->score, h->counts, h->n_codes, least_score(h, rows, room->list),
-                              room->list);
+    n = h->k->index_above(h->score, h->counts, h->n_codes, h->best - span, room->list);
     for (uint32_t i = 0; i < n; i++)
         room->keys[i] = key_of(h->score[room->list[i]], room->list[i]);
     sort_keys(room->keys, n);
@@ -124,7 +115,7 @@ static double wanted_weight(const struct head *h, float mass)
 
 /* before[code] becomes the rows that go before it in some head's order, if that is less. */
 static void rank_head(const struct head *h, const struct tkv_index_budget *budget, float *reach,
-                      const struct room *room)
+                      struct room *room)
 {
     const size_t n = best_codes(h, budget->rows, reach, room);
     const double wanted = budget->mass > 0 ? wanted_weight(h, budget->mass) : INFINITY;
@@ -134,6 +125,8 @@ static void rank_head(const struct head *h, const struct tkv_index_budget *budge
         const uint32_t code = (uint32_t)room->keys[i];
         if (mass >= wanted && rows >= budget->least)
             break;
+        if (room->before[code] == NEVER)
+            room->wanted[room->n_wanted++] = code;
         room->before[code] = rows < room->before[code] ? (uint32_t)rows : room->before[code];
         rows += h->counts[code];
         mass += budget->mass > 0 ? weight_of(h, code) : 0;
@@ -143,14 +136,12 @@ static void rank_head(const struct head *h, const struct tkv_index_budget *budge
 }
 
 /* Codes that some head wants, by the rows before them, as keys. */
-static size_t list_wanted(const struct room *room, uint32_t n_codes)
+static size_t order_wanted(const struct room *room)
 {
-    size_t n = 0;
-    for (uint32_t c = 0; c < n_codes; c++)
-        if (room->before[c] != NEVER)
-            room->keys[n++] = (uint64_t)room->before[c] << 32 | c;
-    sort_keys(room->keys, n);
-    return n;
+    for (uint32_t i = 0; i < room->n_wanted; i++)
+        room->keys[i] = (uint64_t)room->before[room->wanted[i]] << 32 | room->wanted[i];
+    sort_keys(room->keys, room->n_wanted);
+    return room->n_wanted;
 }
 
 static struct tkv_index_budget within(const struct tkv_index_budget *budget, const uint32_t *counts,
@@ -173,6 +164,7 @@ void tkv_index_choose(const struct tkv_kernels *k, const float *table, uint32_t 
     struct room room = {.keys = scratch};
     room.before = (uint32_t *)(void *)(room.keys + n_codes);
     room.list = room.before + n_codes;
+    room.wanted = room.list + n_codes;
     memset(room.before, 0xff, n_codes * sizeof *room.before);
     for (uint32_t i = 0; i < n_heads; i++) {
         const float *score = table + (size_t)i * n_codes;
@@ -180,7 +172,7 @@ void tkv_index_choose(const struct tkv_kernels *k, const float *table, uint32_t 
         if (isfinite(head.best))
             rank_head(&head, &budget, reach ? reach + i : NULL, &room);
     }
-    const size_t n = list_wanted(&room, n_codes);
+    const size_t n = order_wanted(&room);
     memset(out->codes, 0, tkv_index_choice_words(n_codes) * sizeof *out->codes);
     out->n_rows = out->n_cut = 0;
     for (size_t i = 0; i < n && out->n_rows < budget.rows; i++) {
