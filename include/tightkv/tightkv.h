@@ -229,6 +229,8 @@ typedef struct tkv_spec {
                      * rows, else rows */
     float mass;     /* picked until this share of the attention is expected to be read; 0: as many
                      * as keep allows */
+    uint32_t rest; /* 1: what is not picked counts too, as many rows of the layer's mean value with the
+                    * weights that codes promise */
     uint64_t dense[TKV_SPEC_LAYERS / 64]; /* bits of model layers that have no index */
     uint64_t ram; /* bytes of sealed pages that are kept in memory; 0: all */
     char spill[TKV_SPEC_BOOK]; /* the folder for the others; "": none */
@@ -237,7 +239,7 @@ typedef struct tkv_spec {
 /* Parses a spec: comma-separated key=value; a codec's name at the start stands for keys and
  * values alike, a preset's name for the preset, and keys after it change it ("turbo4",
  * "small,tail=256"). Keys: k v kv visual.k visual.v visual.range sink tail rot strict
- * book beam index keep mass dense ram spill.
+ * book beam index keep mass rest dense ram spill.
  *   text  NUL-terminated, borrowed; NULL or "" is the default preset
  * Errors: TKV_ERR_SPEC naming the word at fault and what is allowed there. Since 0.1. */
 TKV_API tkv_status tkv_spec_parse(const char *text, tkv_spec *out, tkv_error *err);

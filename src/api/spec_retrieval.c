@@ -1,4 +1,4 @@
-/* index= keep= mass= dense= ram= spill= */
+/* index= keep= mass= rest= dense= ram= spill= */
 #include "api/spec_retrieval.h"
 
 #include <math.h>
@@ -49,6 +49,7 @@ static tkv_status set_index(tkv_spec *s, const char *value, tkv_error *err)
     if (kind == sizeof kinds / sizeof kinds[0])
         return tkv_fail(err, TKV_ERR_SPEC, "index=%.40s: qvq, a2ats or none is needed", value);
     s->index = kind;
+    s->rest = kind == TKV_INDEX_QVQ; /* published: nothing */
     if (s->index && s->keep < 0)
         s->keep = DEFAULT_KEEP;
     return TKV_OK;
@@ -76,6 +77,14 @@ static tkv_status set_mass(tkv_spec *s, const char *value, tkv_error *err)
     return tkv_fail(err, TKV_ERR_SPEC,
                     "mass=%.40s: a share of the attention between 0 and 1, such as 0.98, is needed",
                     value);
+}
+
+static tkv_status set_rest(tkv_spec *s, const char *value, tkv_error *err)
+{
+    if (strcmp(value, "mean") != 0 && strcmp(value, "none") != 0)
+        return tkv_fail(err, TKV_ERR_SPEC, "rest=%.40s: mean or none is needed", value);
+    s->rest = strcmp(value, "mean") == 0;
+    return TKV_OK;
 }
 
 /* "0+1+30-31" */
@@ -137,7 +146,7 @@ bool tkv_spec_set_retrieval(tkv_spec *spec, const char *key, const char *value, 
         const char *key;
         tkv_status (*set)(tkv_spec *, const char *, tkv_error *);
     } keys[] = {
-        {"index", set_index}, {"keep", set_keep}, {"mass", set_mass},
+        {"index", set_index}, {"keep", set_keep}, {"mass", set_mass},   {"rest", set_rest},
         {"dense", set_dense}, {"ram", set_ram},   {"spill", set_spill},
     };
     for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {
@@ -161,6 +170,7 @@ tkv_status tkv_spec_check_retrieval(const tkv_spec *s, tkv_error *err)
 {
     const char *alone = s->keep >= 0      ? "keep"
                         : s->mass > 0     ? "mass"
+                        : s->rest         ? "rest"
                         : names_layers(s) ? "dense"
                                           : NULL;
     if (!s->index && alone)
@@ -251,6 +261,8 @@ size_t tkv_spec_print_retrieval(const tkv_spec *s, char *buf, size_t capacity)
             print_number(&p, ",keep=", (uint64_t)s->keep, "");
         if (s->mass > 0)
             print_share(&p, ",mass=", s->mass);
+        if (s->rest != (s->index == TKV_INDEX_QVQ))
+            print(&p, s->rest ? ",rest=mean" : ",rest=none");
         print_dense(&p, s);
     }
     if (s->ram) {

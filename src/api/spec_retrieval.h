@@ -6,7 +6,7 @@
 
 #include "tightkv/tightkv.h"
 
-#define TKV_SPEC_RETRIEVAL_KEYS "index keep mass dense ram spill"
+#define TKV_SPEC_RETRIEVAL_KEYS "index keep mass rest dense ram spill"
 
 /* A key that is not one of these gives false; else `status` receives what came of it. */
 bool tkv_spec_set_retrieval(tkv_spec *spec, const char *key, const char *value, tkv_status *status,

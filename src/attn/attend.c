@@ -236,12 +236,33 @@ static void merge_chunk(struct tkv_worker *w, float *parts)
               w->acc_used[TKV_ACC_ROTATED] ? w->acc[TKV_ACC_ROTATED] + (size_t)r * D : NULL, D);
 }
 
+/* What a row does not read, with the mean value. */
+static void add_rest(const struct tkv_attend_job *job, size_t query, uint32_t q_head,
+                     struct part *part)
+{
+    const struct tkv_layer_index *index = job->layer->index;
+    const uint32_t D = job->layer->head_dim[TKV_V];
+    const struct tkv_rest *rest = &job->rest[query * job->p->n_q_heads + q_head];
+    const double *sum = index->value_sum + (size_t)(q_head / job->group) * D;
+    float values[TKV_MAX_HEAD_DIM];
+    if (rest->sum <= 0.0f || part->m == -INFINITY || index->n_values < 1)
+        return;
+    for (uint32_t c = 0; c < D; c++)
+        values[c] = rest->sum * (float)(sum[c] / index->n_values);
+    merge(part, rest->most, rest->sum, values, NULL, D);
+}
+
 static void finish_block(const struct tkv_attend_job *job, uint32_t head, size_t first_query,
                          uint32_t n_rows, float *parts)
 {
-    for (uint32_t r = 0; r < n_rows; r++)
-        finish_row(job, first_query + r / job->group, head * job->group + r % job->group,
-                   part_at(job, parts, r));
+    for (uint32_t r = 0; r < n_rows; r++) {
+        const size_t query = first_query + r / job->group;
+        const uint32_t q_head = head * job->group + r % job->group;
+        struct part *part = part_at(job, parts, r);
+        if (job->rest)
+            add_rest(job, query, q_head, part);
+        finish_row(job, query, q_head, part);
+    }
 }
 
 static size_t block_part_floats(const struct tkv_attend_job *job)

@@ -54,6 +54,12 @@ static inline bool tkv_view_coded(const struct tkv_view *view)
     return view->block || view->rows || view->span;
 }
 
+/* Rows that a query head does not read, by what is expected of them: their weights come to `sum`
+ * times exp(most). */
+struct tkv_rest {
+    float most, sum;
+};
+
 struct tkv_attend_job {
     const tkv_cache *cache;
     const struct tkv_layer *layer;
@@ -76,6 +82,7 @@ struct tkv_attend_job {
      * chunk where the call is split, one where it goes in rounds; 0: none. */
     float *partials;
     size_t n_kept;
+    struct tkv_rest *rest; /* [n_q][n_kv_heads][group] what is not picked; NULL: nothing counts */
     uint64_t *picked; /* [n_q][n_kv_heads][n_pages] slots that are read, outside of spans; NULL: all
                        * that are live */
     uint8_t *scratch;

@@ -62,6 +62,7 @@ struct room {
     float *table;     /* [group][n_bands][n_places] */
     uint32_t *counts; /* [n_bands][n_places] */
     uint64_t *chosen; /* the same in bits */
+    uint32_t *left;   /* [n_bands][n_places] */
     void *choose;
 };
 
@@ -73,6 +74,7 @@ static size_t lay_out(const struct tkv_selection *s, uint8_t *base, struct room 
         s->job->group * n_codes * sizeof(float),
         n_codes * sizeof(uint32_t),
         tkv_index_choice_words((uint32_t)n_codes) * sizeof(uint64_t),
+        n_codes * sizeof(uint32_t),
         tkv_index_choose_scratch((uint32_t)n_codes),
     };
     uint8_t *at[sizeof sizes / sizeof sizes[0]];
@@ -81,7 +83,8 @@ static size_t lay_out(const struct tkv_selection *s, uint8_t *base, struct room 
         at[i] = base ? base + used : NULL;
         used += tkv_align_up(sizes[i]);
     }
-    *room = (struct room){(void *)at[0], (void *)at[1], (void *)at[2], (void *)at[3], at[4]};
+    *room = (struct room){(void *)at[0], (void *)at[1], (void *)at[2],
+                          (void *)at[3], (void *)at[4], at[5]};
     return used;
 }
 
@@ -177,6 +180,27 @@ static struct tkv_index_budget budget_of(const tkv_spec *spec, const struct tkv_
     };
 }
 
+/* Expected weights of what the choice leaves out, for each head of the group. `left`: room for
+ * counts. */
+static void weigh_rest(const struct tkv_selection *s, const struct room *room,
+                       const struct tkv_index_choice *choice, const uint32_t *counts,
+                       uint32_t n_codes, uint32_t *left, struct tkv_rest *rest)
+{
+    const struct tkv_kernels *k = &s->cache->ctx->kernels;
+    memcpy(left, counts, n_codes * sizeof *left);
+    for (uint32_t word = 0; word < n_codes / 64; word++)
+        for (uint64_t bits = choice->codes[word]; bits; bits &= bits - 1)
+            left[word * 64 + tkv_lowest_bit(bits)] = 0;
+    if (choice->n_cut)
+        left[choice->cut] -= (uint32_t)choice->n_cut;
+    for (uint32_t g = 0; g < s->job->group; g++) {
+        const float *score = room->table + (size_t)g * n_codes;
+        const float most = k->index_best(score, left, n_codes);
+        if (isfinite(most))
+            rest[g] = (struct tkv_rest){most, k->index_mass(score, left, n_codes, most)};
+    }
+}
+
 /* Item = (query, KV head). */
 static void select_item(void *arg, size_t item, uint32_t ith)
 {
@@ -203,6 +227,9 @@ static void select_item(void *arg, size_t item, uint32_t ith)
                      s->queries[i].n_bands * s->n_places, &budget, tkv_tally_reach(s, head),
                      room.choose, &choice);
     pick_rows(s, i, head, &choice, picked);
+    if (job->rest)
+        weigh_rest(s, &room, &choice, counts, s->queries[i].n_bands * s->n_places, room.left,
+                   job->rest + item * job->group);
 }
 
 /* --- the call --- */
@@ -213,6 +240,12 @@ static bool is_asked(const struct tkv_attend_job *job)
     if (!job->layer->index || !p->q_pos || p->flags & TKV_ATTEND_DENSE)
         return false;
     return p->flags & TKV_ATTEND_SELECT || (p->n_q <= MOST_QUERIES && p->n_kv > LEAST_LIVE);
+}
+
+/* Scores of codes know nothing of a softcap, nor of what a mask adds. */
+static bool counts_rest(const tkv_cache *cache, const tkv_attend_params *p)
+{
+    return cache->spec.rest && p->softcap == 0.0f && !p->slopes;
 }
 
 tkv_status tkv_select(tkv_cache *cache, struct tkv_attend_job *job, tkv_error *err)
@@ -232,12 +265,18 @@ tkv_status tkv_select(tkv_cache *cache, struct tkv_attend_job *job, tkv_error *e
     const size_t n_heads = job->layer->shape.n_kv_heads;
     const size_t words = p->n_q * job->n_pages * sizeof(uint64_t);
     const size_t queries = tkv_align_up(p->n_q * sizeof *s.queries);
-    const size_t bytes = words * (n_heads + 2) + queries + n_threads * s.scratch_bytes;
+    const size_t n_rest = p->n_q * n_heads * job->group;
+    const size_t rests = tkv_align_up(n_rest * sizeof *job->rest);
+    const size_t bytes = words * (n_heads + 2) + queries + rests + n_threads * s.scratch_bytes;
     uint8_t *room = tkv_cache_room(cache, &cache->selection, bytes);
     if (!room)
         return tkv_fail_nomem(err, bytes, "a selection");
     s.queries = (struct tkv_select_query *)(void *)room;
-    s.scratch = room + queries;
+    if (counts_rest(cache, p))
+        job->rest = (struct tkv_rest *)(void *)(room + queries);
+    for (size_t i = 0; i < n_rest && job->rest; i++)
+        job->rest[i] = (struct tkv_rest){-INFINITY, 0};
+    s.scratch = room + queries + rests;
     job->picked = (uint64_t *)(void *)(s.scratch + n_threads * s.scratch_bytes);
     s.live = job->picked + p->n_q * n_heads * job->n_pages;
     s.candidates = s.live + p->n_q * job->n_pages;
@@ -249,7 +288,7 @@ tkv_status tkv_select(tkv_cache *cache, struct tkv_attend_job *job, tkv_error *e
         n_all += s.queries[i].all;
     }
     if (n_all == p->n_q)
-        job->picked = NULL;
+        job->picked = NULL, job->rest = NULL;
     if (!job->picked)
         return TKV_OK;
     if (p->n_q == 1)

@@ -154,7 +154,9 @@ struct tkv_layer_index {
     void *room;                     /* what they point into */
     size_t room_bytes;
     uint32_t n_codes;
-    struct tkv_pool *pool;  /* of tkv_codes */
+    struct tkv_pool *pool; /* of tkv_codes */
+    double *value_sum;     /* [n_kv_heads][v_head_dim] of values written */
+    double n_values;
     uint64_t n_lost;        /* grows whenever a row loses its code */
     struct tkv_tally tally; /* of the last call with one query: src/attn/tally.c */
 };
@@ -420,6 +422,9 @@ tkv_status tkv_codes_open(struct tkv_layer *layer, struct tkv_page *page, tkv_er
 /* Codes n keys that have just been stored in open pages with codes. */
 void tkv_codes_write(const tkv_cache *cache, struct tkv_layer *layer, size_t n,
                      const int64_t *slots);
+/* Takes n values that have just been stored in open pages into the layer's mean. */
+void tkv_codes_mean(const tkv_cache *cache, struct tkv_layer *layer, size_t n,
+                    const int64_t *slots);
 /* Forgets those of some rows of a page; of all, and gives the room back. */
 void tkv_codes_forget(struct tkv_layer *layer, struct tkv_page *page, uint64_t rows);
 void tkv_codes_drop(struct tkv_layer *layer, struct tkv_page *page);

@@ -3,6 +3,7 @@
 
 #include "base/alloc.h"
 #include "base/bits.h"
+#include "base/half.h"
 #include "base/parallel.h"
 #include "base/status.h"
 #include "cache/cache.h"
@@ -22,6 +23,11 @@ size_t tkv_codes_bytes(const struct tkv_layer *layer)
     return sizeof(struct tkv_codes) + (size_t)layer->shape.n_kv_heads * T * sizeof(uint16_t);
 }
 
+static size_t value_bytes(const struct tkv_layer *layer)
+{
+    return (size_t)layer->shape.n_kv_heads * layer->head_dim[TKV_V] * sizeof(double);
+}
+
 void tkv_codes_release(tkv_cache *cache, struct tkv_layer *layer)
 {
     const tkv_allocator *a = &cache->ctx->allocator;
@@ -29,6 +35,7 @@ void tkv_codes_release(tkv_cache *cache, struct tkv_layer *layer)
     if (!index)
         return;
     tkv_free(a, index->tally.room.at, index->tally.room.bytes);
+    tkv_free(a, index->value_sum, value_bytes(layer));
     tkv_free(a, index->models, layer->shape.n_kv_heads * sizeof *index->models);
     tkv_free(a, index->room, index->room_bytes);
     tkv_free(a, index, sizeof *index);
@@ -42,7 +49,8 @@ static tkv_status bind_memory(tkv_cache *cache, struct tkv_layer *layer, tkv_err
     struct tkv_layer_index *index = layer->index;
     index->room = tkv_alloc(a, index->room_bytes);
     index->models = tkv_alloc_zero(a, shape->n_kv_heads * sizeof *index->models);
-    if (!index->room || !index->models)
+    index->value_sum = tkv_alloc_zero(a, value_bytes(layer));
+    if (!index->room || !index->models || !index->value_sum)
         return tkv_fail_nomem(err, index->room_bytes, "an index");
     const tkv_status status =
         tkv_index_bind(&cache->book->file, shape->model_layer, shape->n_kv_heads,
@@ -180,5 +188,39 @@ void tkv_codes_write(const tkv_cache *cache, struct tkv_layer *layer, size_t n,
         struct tkv_page *page = tkv_page_of(layer, slots[i], &t, &stream);
         if (is_codable(layer, page, t))
             page->codes->known |= (uint64_t)1 << t;
+    }
+}
+
+/* Rows that are written over or forgotten stay in the mean until it has seen twice as many as there
+ * are; then all count half. */
+static void fade(struct tkv_layer *layer)
+{
+    struct tkv_layer_index *index = layer->index;
+    const size_t n = (size_t)layer->shape.n_kv_heads * layer->head_dim[TKV_V];
+    if (index->n_values <= 2 * (double)layer->n_rows[TKV_V])
+        return;
+    for (size_t i = 0; i < n; i++)
+        index->value_sum[i] /= 2;
+    index->n_values /= 2;
+}
+
+void tkv_codes_mean(const tkv_cache *cache, struct tkv_layer *layer, size_t n, const int64_t *slots)
+{
+    const uint32_t D = layer->head_dim[TKV_V];
+    float value[TKV_MAX_HEAD_DIM];
+    for (size_t i = 0; i < n; i++) {
+        uint32_t t, stream;
+        const struct tkv_page *page = tkv_page_of(layer, slots[i], &t, &stream);
+        for (uint32_t head = 0; head < layer->shape.n_kv_heads; head++) {
+            double *sum = layer->index->value_sum + (size_t)head * D;
+            const uint16_t *row = tkv_open_rows(layer, page, TKV_V, head) + (size_t)t * D;
+            if (!tkv_halves_finite(row, D))
+                continue;
+            cache->ctx->kernels.f16_to_f32(row, value, D);
+            for (uint32_t d = 0; d < D; d++)
+                sum[d] += (double)value[d];
+        }
+        layer->index->n_values++;
+        fade(layer);
     }
 }

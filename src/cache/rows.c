@@ -119,6 +119,8 @@ tkv_status tkv_cache_write(tkv_cache *cache, uint32_t index, size_t n_rows, cons
         write_row(cache, layer, &w, i);
     if (layer->index && k.data)
         tkv_codes_write(cache, layer, n_rows, slots);
+    if (layer->index && v.data)
+        tkv_codes_mean(cache, layer, n_rows, slots);
     /* Without memory the span stays as it is, and is tried again when the layer seals. */
     (void)!tkv_spans_seal(cache, layer, NULL);
     return TKV_OK;

@@ -250,6 +250,9 @@ struct tkv_kernels {
      * many. codes: [n] */
     uint32_t (*index_above)(const float *score, const uint32_t *counts, uint32_t n, float least,
                             uint32_t *codes);
+    /* sum of counts[c] * exp(min(score[c] - best, 0)): lane c % 16 first, by fmaf, then a tree over
+     * lanes (+8, +4, +2, +1). exp: exp_poly.h. n: a multiple of 16 */
+    float (*index_mass)(const float *score, const uint32_t *counts, uint32_t n, float best);
 
     /* --- polar: angle codes over blocks of 16 (FORMAT.md, polar) --- */
     /* Rows [64][D] to angle codes and squared radii; every sum and product in the reference's

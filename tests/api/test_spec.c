@@ -57,6 +57,9 @@ static void canonical_retrieval(void **state)
         {"ram=2048M,spill=/var/tmp", ",ram=2G,spill=/var/tmp"},
         {"index=qvq,ram=1000,spill=a b", ",index=qvq,keep=0.06,ram=1000,spill=a b"},
         {"index=none", ""},
+        {"index=qvq,rest=mean", ",index=qvq,keep=0.06"},
+        {"index=qvq,rest=none", ",index=qvq,keep=0.06,rest=none"},
+        {"index=a2ats,rest=mean", ",index=a2ats,keep=0.06,rest=mean"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         char text[256], want[256];
@@ -79,6 +82,8 @@ static void retrieval_that_makes_no_sense(void **state)
         {"keep=.5", "add index=qvq"},
         {"mass=.9", "add index=qvq"},
         {"dense=1", "add index=qvq"},
+        {"rest=mean", "add index=qvq"},
+        {"index=qvq,rest=all", "mean or none"},
         {"index=qvq,keep=-1", "a share of the rows"},
         {"index=qvq,keep=1.5", "a share of the rows"},
         {"index=qvq,keep=.", "a share of the rows"},

@@ -252,7 +252,7 @@ static void codecs_and_shapes(void **state)
         for (size_t j = 0; j < 6; j++) {
             struct scene s;
             char spec[96];
-            snprintf(spec, sizeof spec, "%s,sink=4,tail=70,index=qvq,keep=%s", codecs[i],
+            snprintf(spec, sizeof spec, "%s,sink=4,tail=70,index=qvq,rest=none,keep=%s", codecs[i],
                      (i + j) % 2 ? "0.1" : "100");
             open_scene(&s, spec, dims[j][0], dims[j][1], 1u << (i + j) % 5, 900, 1 + (i + j) % 3);
             assert_true(tkv_in_rows(&s.cache->layers[0]));
@@ -266,7 +266,8 @@ static void masks_softcap_sinks(void **state)
     static const float sinks[4] = {.5f, 1, -2, 3}, slopes[4] = {.5f, .25f, .125f, .0625f};
     struct scene s;
     (void)state;
-    open_scene(&s, "k=turbo4,v=turbo4,sink=4,tail=70,index=qvq,keep=.3", 64, 64, 2, 600, 3);
+    open_scene(&s, "k=turbo4,v=turbo4,sink=4,tail=70,index=qvq,rest=none,keep=.3", 64, 64, 2, 600,
+               3);
     for (size_t i = 0; i < s.n_q; i++) /* ALiBi masks hold distances */
         for (size_t t = 0; t < s.n_kv; t++)
             if (s.mask[i * s.n_kv + t] == 0)
@@ -288,8 +289,8 @@ static void strict(void **state)
     struct scene s;
     double error = 0, norm = 0;
     (void)state;
-    open_scene(&s, "k=turbo4,v=turbo4,sink=4,tail=100,index=qvq,keep=.2,strict=1", 64, 64, 2, 700,
-               2);
+    open_scene(&s, "k=turbo4,v=turbo4,sink=4,tail=100,index=qvq,rest=none,keep=.2,strict=1", 64, 64,
+               2, 700, 2);
     const size_t n = s.n_q * HEADS * s.group * s.dv;
     float *exact = malloc(n * sizeof *exact);
     s.p.flags |= TKV_ATTEND_EXACT;
@@ -320,7 +321,8 @@ static void threads_and_batches_change_nothing(void **state)
     const tkv_executor three = {NULL, 3, run_backwards};
     struct scene s;
     (void)state;
-    open_scene(&s, "k=turbo4,v=turbo4,sink=4,tail=64,index=qvq,keep=.03", 64, 64, 4, 70000, 5);
+    open_scene(&s, "k=turbo4,v=turbo4,sink=4,tail=64,index=qvq,rest=none,keep=.03", 64, 64, 4,
+               70000, 5);
     const size_t row = HEADS * s.group * s.dv, bytes = s.n_q * row * sizeof *s.out;
     float *first = malloc(bytes);
     attend(&s);
@@ -347,14 +349,15 @@ static void tiers_change_nothing(void **state)
 {
     struct scene s;
     (void)state;
-    open_scene(&s, "k=turbo4,v=turbo4,sink=4,tail=64,index=qvq,keep=.05", 64, 64, 2, 140000, 2);
+    open_scene(&s, "k=turbo4,v=turbo4,sink=4,tail=64,index=qvq,rest=none,keep=.05", 64, 64, 2,
+               140000, 2);
     const size_t bytes = s.n_q * HEADS * s.group * s.dv * sizeof *s.out;
     float *first = malloc(bytes);
     attend(&s);
     memcpy(first, s.out, bytes);
     close_scene(&s);
-    open_scene(&s, "k=turbo4,v=turbo4,sink=4,tail=64,index=qvq,keep=.05,ram=16M,spill=.", 64, 64, 2,
-               140000, 2);
+    open_scene(&s, "k=turbo4,v=turbo4,sink=4,tail=64,index=qvq,rest=none,keep=.05,ram=16M,spill=.",
+               64, 64, 2, 140000, 2);
     attend(&s);
     assert_memory_equal(first, s.out, bytes);
     free(first);
@@ -366,7 +369,8 @@ static void others_go_by_pages(void **state)
 {
     struct scene s;
     (void)state;
-    open_scene(&s, "k=turbo4c,v=turbo4,sink=4,tail=70,index=qvq,keep=.1", 64, 64, 2, 700, 2);
+    open_scene(&s, "k=turbo4c,v=turbo4,sink=4,tail=70,index=qvq,rest=none,keep=.1", 64, 64, 2, 700,
+               2);
     assert_false(tkv_in_rows(&s.cache->layers[0]));
     expect_near(&s, true);
     close_scene(&s);

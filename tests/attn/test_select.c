@@ -484,9 +484,10 @@ static void expect_near(const float *got, const float *want, size_t n)
 static void attention_reads_that(void **state)
 {
     static uint64_t bits[MOST_QUERIES * HEADS * PAGES];
-    static const char *const specs[] = {"turbo4,sink=4,tail=80,index=qvq,keep=.1",
-                                        "f16,sink=4,tail=80,index=qvq,keep=.1",
-                                        "turbo4,sink=4,tail=80,index=qvq,keep=.1,strict=1"};
+    static const char *const specs[] = {
+        "turbo4,sink=4,tail=80,index=qvq,keep=.1,rest=none",
+        "f16,sink=4,tail=80,index=qvq,keep=.1,rest=none",
+        "turbo4,sink=4,tail=80,index=qvq,keep=.1,rest=none,strict=1"};
     (void)state;
     for (size_t s = 0; s < sizeof specs / sizeof specs[0]; s++) {
         struct fixture f;
@@ -509,6 +510,74 @@ static void attention_reads_that(void **state)
             for (size_t i = 0; i < c.n_q; i++)
                 expect_near(c.out + (i * HEADS + head) * GROUP * D,
                             masked.out + (i * HEADS + head) * GROUP * D, GROUP * D);
+        }
+        close_cache(&f);
+    }
+}
+
+/* Scores of a code for one query head; what the test's own selection goes by. */
+static double code_score(const struct call *c, uint32_t q_head, uint32_t code)
+{
+    _Alignas(64) float q[D], table[64];
+    far_query(c, 0, q_head, code / N_CODES, q);
+    tkv_index_table(&c->f->ctx->kernels, &c->f->layer->index->models[q_head / GROUP], q, 1, table);
+    return (double)table[code % N_CODES];
+}
+
+/* One query head, in double: rows that are read as they are, and the mean value for the others, by
+ * the scores of their codes. */
+static void attend_plainly(const struct call *c, const struct plain *p, uint32_t q_head,
+                           const float *k, const float *v, double *out)
+{
+    const uint32_t head = q_head / GROUP;
+    double sum = 0, mean[D] = {0};
+    memset(out, 0, D * sizeof *out);
+    for (size_t j = 0; j < c->n_kv; j++)
+        for (uint32_t d = 0; d < D; d++)
+            mean[d] += (double)v[j * ROW + head * D + d] / (double)c->n_kv;
+    for (size_t j = 0; j < c->n_kv; j++) {
+        double logit = 0;
+        for (uint32_t d = 0; d < D; d++)
+            logit += .125 * (double)c->q[q_head * D + d] * (double)k[j * ROW + head * D + d];
+        const double weight = exp(p->read[j] ? logit : code_score(c, q_head, p->code[j]));
+        sum += weight;
+        for (uint32_t d = 0; d < D; d++)
+            out[d] += weight * (p->read[j] ? (double)v[j * ROW + head * D + d] : mean[d]);
+    }
+    for (uint32_t d = 0; d < D; d++)
+        out[d] /= sum;
+}
+
+static void what_is_not_read_counts_too(void **state)
+{
+    static struct plain p;
+    static float rows[2][SLOTS * ROW];
+    static int64_t slots[SLOTS];
+    static const char *const specs[] = {"f16,sink=4,tail=80,index=qvq,keep=.1",
+                                        "f16,sink=4,tail=80,index=qvq,keep=.1,strict=1",
+                                        "f16,sink=4,tail=80,index=qvq,keep=0"};
+    (void)state;
+    for (size_t s = 0; s < sizeof specs / sizeof specs[0]; s++) {
+        struct fixture f;
+        struct call c;
+        tkv_error err;
+        double want[D];
+        open_cache(&f, specs[s]);
+        write_rows(&f, 0, SLOTS, 0);
+        for (int64_t i = 0; i < SLOTS; i++)
+            slots[i] = i;
+        for (int kind = TKV_K; kind <= TKV_V; kind++)
+            assert_int_equal(tkv_cache_read(f.cache, 0, (tkv_kind)kind, SLOTS, slots, rows[kind],
+                                            TKV_F32, ROW * sizeof(float), &err),
+                             TKV_OK);
+        make_call(&c, &f, 1, SLOTS, SLOTS, sees_all);
+        const tkv_attend_params params = params_of(&c, TKV_ATTEND_SELECT);
+        assert_int_equal(tkv_attend(f.cache, &params, &err), TKV_OK);
+        for (uint32_t q_head = 0; q_head < HEADS * GROUP; q_head++) {
+            select_plainly(&c, 0, q_head / GROUP, &p);
+            attend_plainly(&c, &p, q_head, rows[TKV_K], rows[TKV_V], want);
+            for (uint32_t d = 0; d < D; d++)
+                assert_true(fabs((double)c.out[q_head * D + d] - want[d]) < 2e-3);
         }
         close_cache(&f);
     }
@@ -621,6 +690,7 @@ int main(void)
         cmocka_unit_test(second_stream),
         cmocka_unit_test(step_by_step),
         cmocka_unit_test(attention_reads_that),
+        cmocka_unit_test(what_is_not_read_counts_too),
         cmocka_unit_test(fractions_count_what_is_read),
         cmocka_unit_test(mass_decides),
         cmocka_unit_test(a_query_that_is_no_number_reads_all),

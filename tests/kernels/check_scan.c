@@ -1,3 +1,5 @@
+#include <math.h>
+
 #include "check.h"
 
 enum {
@@ -32,6 +34,14 @@ static void check_list(struct check *c, uint32_t n)
     }
     check_true(c, "index_best", "scores",
                c->now.index_best(score, counts, n) == c->ref.index_best(score, counts, n));
+    const float mass[2] = {c->now.index_mass(score, counts, n, 31),
+                           c->ref.index_mass(score, counts, n, 31)};
+    double want_mass = 0;
+    for (uint32_t i = 0; i < n; i++)
+        want_mass += counts[i] * exp((double)score[i] - 31);
+    check_f32(c, "index_mass", "scores", &mass[0], &mass[1], 1);
+    check_true(c, "index_mass", "of the definition",
+               fabs((double)mass[1] - want_mass) < 1e-5 * (1 + want_mass));
     for (float least = -40; least < 40; least += 7) {
         const uint32_t n_got = c->now.index_above(score, counts, n, least, got);
         const uint32_t n_want = c->ref.index_above(score, counts, n, least, want);
@@ -47,7 +57,8 @@ static void check_list(struct check *c, uint32_t n)
 
 void check_scan(struct check *c)
 {
-    const bool lists = check_wanted(c, "index_above") || check_wanted(c, "index_best");
+    const bool lists = check_wanted(c, "index_above") || check_wanted(c, "index_best") ||
+                       check_wanted(c, "index_mass");
     for (uint32_t n = 16; lists && n <= 1024; n *= 4)
         check_list(c, n);
     for (unsigned one_in = 1; check_wanted(c, "index_scan") && one_in < 40; one_in += 3)

@@ -1,6 +1,8 @@
 /* Which codes are chosen. */
 #include <math.h>
+#include <string.h>
 
+#include "kernels/exp_poly.h"
 #include "kernels/kernels.h"
 
 void tkv_scan_ref(struct tkv_kernels *k);
@@ -32,8 +34,40 @@ static uint32_t index_above(const float *score, const uint32_t *counts, uint32_t
     return n_codes;
 }
 
+static float exp_negative(float x)
+{
+    if (x < TKV_EXP_MIN)
+        return 0;
+    const float t = fmaf(x, TKV_EXP_LOG2E, TKV_EXP_MAGIC);
+    const float r = fmaf(t - TKV_EXP_MAGIC, -TKV_EXP_LN2, x);
+    float p = fmaf(TKV_EXP_C5, r, TKV_EXP_C4), power;
+    p = fmaf(p, r, TKV_EXP_C3);
+    p = fmaf(p, r, TKV_EXP_C2);
+    p = fmaf(p, r, 1.0f);
+    p = fmaf(p, r, 1.0f);
+    uint32_t bits;
+    memcpy(&bits, &t, sizeof bits);
+    bits <<= 23;
+    memcpy(&power, &bits, sizeof power);
+    return p * power;
+}
+
+static float index_mass(const float *score, const uint32_t *counts, uint32_t n, float best)
+{
+    float lane[16] = {0};
+    for (uint32_t c = 0; c < n; c++) {
+        const float x = score[c] - best;
+        lane[c % 16] = fmaf((float)counts[c], exp_negative(x < 0 ? x : 0), lane[c % 16]);
+    }
+    for (uint32_t half = 8; half; half /= 2)
+        for (uint32_t i = 0; i < half; i++)
+            lane[i] += lane[i + half];
+    return lane[0];
+}
+
 void tkv_scan_ref(struct tkv_kernels *k)
 {
+    k->index_mass = index_mass;
     k->index_scan = index_scan;
     k->index_best = index_best;
     k->index_above = index_above;

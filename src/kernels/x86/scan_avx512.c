@@ -4,6 +4,7 @@
 
 #include "base/compiler.h"
 #include "kernels/kernels.h"
+#include "kernels/x86/exp_avx512.h"
 
 void tkv_scan_avx512(struct tkv_kernels *k);
 
@@ -51,8 +52,30 @@ static uint32_t index_above(const float *score, const uint32_t *counts, uint32_t
     return n_codes;
 }
 
+/* The lanes' tree, as in dot_ref.c. */
+TKV_INLINE float sum_lanes(__m512 x)
+{
+    const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1));
+    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+
+static float index_mass(const float *score, const uint32_t *counts, uint32_t n, float best)
+{
+    const __m512 base = _mm512_set1_ps(best), zero = _mm512_setzero_ps();
+    __m512 sum = zero;
+    for (uint32_t c = 0; c < n; c += 16) {
+        const __m512 x = _mm512_min_ps(_mm512_sub_ps(_mm512_loadu_ps(score + c), base), zero);
+        const __m512 count = _mm512_cvtepu32_ps(_mm512_loadu_si512(counts + c));
+        sum = _mm512_fmadd_ps(count, exp_negative(x), sum);
+    }
+    return sum_lanes(sum);
+}
+
 void tkv_scan_avx512(struct tkv_kernels *k)
 {
+    k->index_mass = index_mass;
     k->index_scan = index_scan;
     k->index_best = index_best;
     k->index_above = index_above;
