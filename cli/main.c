@@ -21,7 +21,7 @@ static void print_commands(FILE *to)
 {
     fprintf(to, "usage: tightkv COMMAND [options]\n\nA coded KV cache for llama.cpp.\n\n");
     for (size_t i = 0; i < N_COMMANDS; i++)
-        fprintf(to, "  %-14s %s\n", commands[i].words, commands[i].summary);
+        fprintf(to, "  %-15s %s\n", commands[i].words, commands[i].summary);
     fprintf(to, "\ntightkv COMMAND --help tells the options of one; man tightkv tells more.\n");
 }
 

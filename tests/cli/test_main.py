@@ -40,8 +40,8 @@ class Main(command.CommandTest):
 
     def test_no_such_command(self):
         self.assert_refused(command.USAGE, "frobnicate", says="frobnicate")
-        self.assert_refused(command.USAGE, "bench", says="attend encode model")
-        self.assert_refused(command.USAGE, "bench", "frobnicate", says="attend encode model")
+        self.assert_refused(command.USAGE, "bench", says="attend encode retrieve model")
+        self.assert_refused(command.USAGE, "bench", "frobnicate", says="attend encode retrieve model")
 
     def test_shared_options(self):
         for words in COMMANDS:
@@ -72,7 +72,7 @@ class Main(command.CommandTest):
 
     def test_completion(self):
         self.assertEqual(self.completions("ev"), ["eval"])
-        self.assertEqual(set(self.completions("bench", "")), {"attend", "encode", "model"})
+        self.assertEqual(set(self.completions("bench", "")), {"attend", "encode", "model", "retrieve"})
         self.assertEqual(self.completions("eval", "--rec"), ["--recall"])
         self.assertEqual(self.completions("bench", "model", "--dep"), ["--depth"])
         self.assertIn("default", self.completions("run", "--kv", "de"))
