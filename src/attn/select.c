@@ -145,6 +145,17 @@ static uint64_t last_rows(const uint16_t *code, uint32_t wanted, uint64_t rows, 
     return bits;
 }
 
+/* Bits of the bands in which some code was chosen or cut. */
+static uint64_t chosen_bands(const struct tkv_index_choice *choice, uint32_t n_bands,
+                             uint32_t n_places)
+{
+    uint64_t bands = choice->n_cut ? (uint64_t)1 << choice->cut / n_places : 0;
+    for (uint32_t word = 0; word < n_bands * n_places / 64; word++)
+        if (choice->codes[word])
+            bands |= (uint64_t)1 << word * 64 / n_places;
+    return bands;
+}
+
 /* The rows of the chosen codes, from the last page to the first: of the code that is cut, the last
  * rows. */
 static void pick_rows(const struct tkv_selection *s, size_t i, uint32_t head,
@@ -154,6 +165,7 @@ static void pick_rows(const struct tkv_selection *s, size_t i, uint32_t head,
     const uint64_t *live = s->live + i * job->n_pages,
                    *candidates = s->candidates + i * job->n_pages;
     const uint32_t cut_band = choice->cut / s->n_places, cut_code = choice->cut % s->n_places;
+    const uint64_t bands = chosen_bands(choice, s->queries[i].n_bands, s->n_places);
     uint64_t n_cut = choice->n_cut;
     for (size_t j = job->n_pages; j-- > 0;) {
         const uint16_t *code = candidates[j] ? job->pages[j].codes->code + head * T : NULL;
@@ -162,6 +174,8 @@ static void pick_rows(const struct tkv_selection *s, size_t i, uint32_t head,
             uint32_t band;
             const uint64_t taken =
                 tkv_take_band(s->cache, &job->pages[j], job->p->q_pos[i], &rows, &band);
+            if (!(bands >> band & 1))
+                continue;
             const uint64_t *chosen = choice->codes + (size_t)band * s->n_places / 64;
             picked[j] |= taken & s->cache->ctx->kernels.index_scan(code, chosen);
             if (n_cut > 0 && band == cut_band)

@@ -23,6 +23,19 @@ static inline uint32_t tkv_lowest_bit(uint64_t bits)
 #endif
 }
 
+/* The number of the highest bit of what is not 0. */
+static inline uint32_t tkv_highest_bit(uint64_t bits)
+{
+#ifdef __GNUC__
+    return 63 - (uint32_t)__builtin_clzll(bits);
+#else
+    uint32_t n = 0;
+    while (bits >>= 1)
+        n++;
+    return n;
+#endif
+}
+
 /* The first n slots; all of them from 64 on. */
 static inline uint64_t tkv_first_bits(size_t n)
 {

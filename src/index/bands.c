@@ -1,14 +1,14 @@
 /* Bands of distances, and how a query is turned for the keys of one. */
 #include <math.h>
 
+#include "base/bits.h"
 #include "index/index.h"
 
 uint32_t tkv_index_band(uint64_t distance)
 {
-    uint32_t band = 0;
-    while (band + 1 < TKV_INDEX_BANDS && distance >= tkv_index_band_from(band + 1))
-        band++;
-    return band;
+    const uint64_t times = distance / TKV_INDEX_NEAR;
+    const uint32_t band = times ? tkv_highest_bit(times) : 0;
+    return band < TKV_INDEX_BANDS ? band : TKV_INDEX_BANDS - 1;
 }
 
 uint64_t tkv_index_band_from(uint32_t band)
