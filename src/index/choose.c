@@ -16,23 +16,35 @@ size_t tkv_index_choice_words(uint32_t n_codes)
 
 size_t tkv_index_choose_scratch(uint32_t n_codes)
 {
-    return (size_t)n_codes * (sizeof(uint64_t) + 3 * sizeof(uint32_t));
+    return (size_t)n_codes * (2 * sizeof(uint64_t) + 3 * sizeof(uint32_t));
 }
 
-/* Ascending; a few hundred keys as a rule. */
-static void sort_keys(uint64_t *keys, size_t n)
+/* Ascending, by the bytes from `low` on; keys alike in these stay in order. */
+static void sort_keys(uint64_t *keys, uint64_t *spare, size_t n, unsigned low)
 {
-    static const size_t gaps[] = {8929, 3905, 1750, 701, 301, 132, 57, 23, 10, 4, 1};
-    for (size_t g = 0; g < sizeof gaps / sizeof gaps[0]; g++) {
-        const size_t gap = gaps[g];
-        for (size_t i = gap; i < n; i++) {
-            const uint64_t key = keys[i];
-            size_t j = i;
-            for (; j >= gap && keys[j - gap] > key; j -= gap)
-                keys[j] = keys[j - gap];
-            keys[j] = key;
+    static const unsigned bytes = sizeof *keys;
+    uint32_t held[sizeof *keys][256] = {{0}};
+    uint64_t *from = keys, *to = spare;
+    for (size_t i = 0; i < n; i++)
+        for (unsigned b = low; b < bytes; b++)
+            held[b][keys[i] >> 8 * b & 255]++;
+    for (unsigned b = low; b < bytes && n > 0; b++) {
+        uint32_t *at = held[b], first = 0;
+        if (at[keys[0] >> 8 * b & 255] == n)
+            continue; /* all alike */
+        for (unsigned value = 0; value < 256; value++) {
+            const uint32_t count = at[value];
+            at[value] = first;
+            first += count;
         }
+        for (size_t i = 0; i < n; i++)
+            to[at[from[i] >> 8 * b & 255]++] = from[i];
+        uint64_t *const done = to;
+        to = from;
+        from = done;
     }
+    if (from != keys)
+        memcpy(keys, from, n * sizeof *keys);
 }
 
 /* Higher scores first, of equal ones the lower code. */
@@ -56,10 +68,10 @@ struct head {
 
 /* Working memory. */
 struct room {
-    uint64_t *keys;   /* [n_codes] */
-    uint32_t *before; /* [n_codes] */
-    uint32_t *list;   /* [n_codes] */
-    uint32_t *wanted; /* [n_wanted] codes that some head wants */
+    uint64_t *keys, *spare; /* [n_codes] */
+    uint32_t *before;       /* [n_codes] */
+    uint32_t *list;         /* [n_codes] */
+    uint32_t *wanted;       /* [n_wanted] codes that some head wants */
     uint32_t n_wanted;
 };
 
@@ -95,7 +107,7 @@ static size_t best_codes(const struct head *h, uint64_t rows, const float *reach
     n = h->k->index_above(h->score, h->counts, h->n_codes, h->best - span, room->list);
     for (uint32_t i = 0; i < n; i++)
         room->keys[i] = key_of(h->score[room->list[i]], room->list[i]);
-    sort_keys(room->keys, n);
+    sort_keys(room->keys, room->spare, n, 4); /* codes rise already */
     return n;
 }
 
@@ -140,7 +152,7 @@ static size_t order_wanted(const struct room *room)
 {
     for (uint32_t i = 0; i < room->n_wanted; i++)
         room->keys[i] = (uint64_t)room->before[room->wanted[i]] << 32 | room->wanted[i];
-    sort_keys(room->keys, room->n_wanted);
+    sort_keys(room->keys, room->spare, room->n_wanted, 0);
     return room->n_wanted;
 }
 
@@ -162,7 +174,8 @@ void tkv_index_choose(const struct tkv_kernels *k, const float *table, uint32_t 
 {
     const struct tkv_index_budget budget = within(allowed, counts, n_codes);
     struct room room = {.keys = scratch};
-    room.before = (uint32_t *)(void *)(room.keys + n_codes);
+    room.spare = room.keys + n_codes;
+    room.before = (uint32_t *)(void *)(room.spare + n_codes);
     room.list = room.before + n_codes;
     room.wanted = room.list + n_codes;
     memset(room.before, 0xff, n_codes * sizeof *room.before);
