@@ -31,8 +31,8 @@ int retrieve_cache_open(struct retrieve_cache *c, const struct cli_common *commo
                         size_t n_layers, struct cli_progress *progress);
 void retrieve_cache_close(struct retrieve_cache *c);
 
-/* The call of one query: number i of the text's last, behind the whole cache. `q` and `out` are to
- * be freed. */
+/* The call of one query: number i of the text's last, behind the whole cache. `q` and `out` are of one
+ * value for each of the layer's query heads and dims; they and `pos` must outlive the call. */
 tkv_attend_params retrieve_call(const struct retrieve_cache *c, const struct retrieve_rows *rows,
                                 size_t i_layer, size_t i, int32_t *pos, float *q, float *out);
 

@@ -10,13 +10,11 @@ enum {
     QUEST_ROWS = 16
 };
 
-static const struct {
-    const char *name;
-} peers[PEER_COUNT] = {{"exact top-K"}, {"page bounds"}, {"key norms"}, {"recent"}, {"random"}};
-
 const char *retrieve_peer_name(enum retrieve_peer peer)
 {
-    return peers[peer].name;
+    static const char *const names[PEER_COUNT] = {"exact top-K", "page bounds", "key norms",
+                                                  "recent", "random"};
+    return names[peer];
 }
 
 double retrieve_peer_bits(enum retrieve_peer peer, uint32_t head_dim)

@@ -124,13 +124,13 @@ static bool make_table(const struct tkv_selection *s, size_t i, uint32_t head,
                        const struct room *room)
 {
     const uint32_t group = s->job->group, n_bands = s->queries[i].n_bands;
-    bool finite = true;
     for (uint32_t g = 0; g < group; g++) {
-        finite = finite && far_queries(s, i, head * group + g, room->q);
+        if (!far_queries(s, i, head * group + g, room->q))
+            return false;
         tkv_index_table(&s->cache->ctx->kernels, &s->job->layer->index->models[head], room->q,
                         n_bands, room->table + (size_t)g * n_bands * s->n_places);
     }
-    return finite;
+    return true;
 }
 
 /* Those rows of one code, as many of the last as `most` allows. */
@@ -194,12 +194,12 @@ static struct tkv_index_budget budget_of(const tkv_spec *spec, const struct tkv_
     };
 }
 
-/* Expected weights of what the choice leaves out, for each head of the group. `left`: room for
- * counts. */
+/* Expected weights of what the choice leaves out, for each head of the group. */
 static void weigh_rest(const struct tkv_selection *s, const struct room *room,
                        const struct tkv_index_choice *choice, const uint32_t *counts,
-                       uint32_t n_codes, uint32_t *left, struct tkv_rest *rest)
+                       uint32_t n_codes, struct tkv_rest *rest)
 {
+    uint32_t *left = room->left;
     const struct tkv_kernels *k = &s->cache->ctx->kernels;
     memcpy(left, counts, n_codes * sizeof *left);
     for (uint32_t word = 0; word < n_codes / 64; word++)
@@ -242,7 +242,7 @@ static void select_item(void *arg, size_t item, uint32_t ith)
                      room.choose, &choice);
     pick_rows(s, i, head, &choice, picked);
     if (job->rest)
-        weigh_rest(s, &room, &choice, counts, s->queries[i].n_bands * s->n_places, room.left,
+        weigh_rest(s, &room, &choice, counts, s->queries[i].n_bands * s->n_places,
                    job->rest + item * job->group);
 }
 

@@ -96,15 +96,15 @@ static size_t best_codes(const struct head *h, uint64_t rows, const float *reach
         span *= 1.5f;
         n = h->k->index_above(h->score, h->counts, h->n_codes, h->best - span, room->list);
     }
+    bool enough = true;
     for (int i = 0; i < HALVINGS && n > FEW_CODES; i++) { /* more than is quickly sorted */
         const float middle = least + (span - least) / 2;
         n = h->k->index_above(h->score, h->counts, h->n_codes, h->best - middle, room->list);
-        if (count_listed(h, room->list, n) < rows)
-            least = middle;
-        else
-            span = middle;
+        enough = count_listed(h, room->list, n) >= rows;
+        *(enough ? &span : &least) = middle;
     }
-    n = h->k->index_above(h->score, h->counts, h->n_codes, h->best - span, room->list);
+    if (!enough)
+        n = h->k->index_above(h->score, h->counts, h->n_codes, h->best - span, room->list);
     for (uint32_t i = 0; i < n; i++)
         room->keys[i] = key_of(h->score[room->list[i]], room->list[i]);
     sort_keys(room->keys, room->spare, n, 4); /* codes rise already */
@@ -122,7 +122,7 @@ static double wanted_weight(const struct head *h, float mass)
     double sum = 0;
     for (uint32_t c = 0; c < h->n_codes; c++)
         sum += h->counts[c] ? weight_of(h, c) : 0;
-    return mass > 0 ? sum * (double)mass : INFINITY;
+    return sum * (double)mass;
 }
 
 /* before[code] becomes the rows that go before it in some head's order, if that is less. */
