@@ -9,9 +9,9 @@
 /* Working memory for one query. */
 struct work {
     float *q, *out;
-    uint64_t *bits;  /* [n_kv_heads][words] */
-    float *logits;   /* [group][n] */
-    double *weights; /* [group][n] */
+    uint64_t *bits, *keys; /* [n_kv_heads][words] rows that are read, and of which only keys are */
+    float *logits;         /* [group][n] */
+    double *weights;       /* [group][n] */
     bool *candidate, *read;
 };
 
@@ -57,20 +57,24 @@ static bool is_candidate(const tkv_spec *spec, int32_t pos, size_t j)
 }
 
 static void add_head(const struct retrieve_cache *c, const struct retrieve_layer *l, uint32_t head,
-                     int32_t pos, const uint64_t *bits, struct work *w, struct sums *sums)
+                     int32_t pos, struct work *w, struct sums *sums)
 {
     const size_t n = (size_t)pos + 1;
     const float *k = l->k + (size_t)head * l->head_dim;
     const float *q = w->q + (size_t)head * l->group * l->head_dim;
-    size_t n_picked = 0;
+    const size_t words = (n + 63) / 64;
+    const uint64_t *bits = w->bits + head * words, *keys = w->keys + head * words;
+    size_t n_picked = 0, n_keys = 0;
     fill_logits(l, q, k, n, w);
     for (size_t j = 0; j < n; j++) {
         w->candidate[j] = is_candidate(&c->spec, pos, j);
         w->read[j] = bits[j / 64] >> j % 64 & 1;
         n_picked += w->read[j] && w->candidate[j];
+        n_keys += keys[j / 64] >> j % 64 & 1;
     }
+    const size_t n_rows = n_picked + n_keys / 2; /* a key is half a row */
     sums->n += 1;
-    sums->rows += (double)n_picked / (double)n;
+    sums->rows += (double)n_rows / (double)n;
     sums->near += mass_of(w, w->candidate, false, n, l->group);
     sums->index += mass_of(w, w->read, true, n, l->group);
     const struct retrieve_case one = {
@@ -82,7 +86,7 @@ static void add_head(const struct retrieve_cache *c, const struct retrieve_layer
         .stride = (size_t)l->n_kv_heads * l->head_dim,
         .logits = w->logits,
         .candidate = w->candidate,
-        .budget = n_picked,
+        .budget = n_rows,
     };
     for (int peer = 0; peer < PEER_COUNT; peer++) {
         retrieve_peer_pick((enum retrieve_peer)peer, &one, w->read);
@@ -98,11 +102,10 @@ static int add_query(const struct retrieve_cache *c, const struct retrieve_rows 
     tkv_error err;
     tkv_attend_params p = retrieve_call(c, rows, i_layer, i, &pos, w->q, w->out);
     p.flags = TKV_ATTEND_SELECT;
-    if (tkv_attend_select(c->cache, &p, w->bits, &err) != TKV_OK)
+    if (tkv_attend_select(c->cache, &p, w->bits, w->keys, &err) != TKV_OK)
         return cli_fail("selecting: %s", err.text);
-    const size_t words = (p.n_kv + 63) / 64;
     for (uint32_t head = 0; head < l->n_kv_heads; head++)
-        add_head(c, l, head, pos, w->bits + head * words, w, sums);
+        add_head(c, l, head, pos, w, sums);
     return CLI_OK;
 }
 
@@ -118,6 +121,7 @@ int retrieve_measure_mass(const struct retrieve_cache *c, const struct retrieve_
             .q = cli_alloc(n_q, sizeof(float)),
             .out = cli_alloc(n_q, sizeof(float)),
             .bits = cli_alloc(l->n_kv_heads * (n / 64 + 1), sizeof(uint64_t)),
+            .keys = cli_alloc(l->n_kv_heads * (n / 64 + 1), sizeof(uint64_t)),
             .logits = cli_alloc(l->group * n, sizeof(float)),
             .weights = cli_alloc(l->group * n, sizeof(double)),
             .candidate = cli_alloc(n, sizeof(bool)),
@@ -125,7 +129,7 @@ int retrieve_measure_mass(const struct retrieve_cache *c, const struct retrieve_
         };
         for (size_t i = 0; i < RETRIEVE_QUERIES && rc == CLI_OK; i++)
             rc = add_query(c, rows, i_layer, i, &w, &s);
-        free(w.q), free(w.out), free(w.bits), free(w.logits), free(w.weights);
+        free(w.q), free(w.out), free(w.bits), free(w.keys), free(w.logits), free(w.weights);
         free(w.candidate), free(w.read);
         cli_progress_step(progress, 1.0 / (double)c->n_layers, NULL);
     }

@@ -226,7 +226,8 @@ typedef struct tkv_spec {
                     * 0 or 1: the nearest only */
     uint32_t index; /* tkv_index_kind: queries read the rows that it picks */
     float keep;     /* picked for a KV head at most, sink and tail apart: below 1 a share of the live
-                     * rows, else rows */
+                     * rows, else rows. Where the book gives heads more or less, their mean; a row
+                     * whose key alone is read counts half */
     float mass;     /* picked until this share of the attention is expected to be read; 0: as many
                      * as keep allows */
     uint32_t rest; /* 1: what is not picked counts too, as many rows of the layer's mean value with the
@@ -468,8 +469,8 @@ TKV_API void tkv_attend_params_default(tkv_attend_params *p);
 TKV_API tkv_status tkv_attend(tkv_cache *cache, const tkv_attend_params *p, tkv_error *err);
 
 /* How the rows of an attention call would be read: the mean share of live rows that a query
- * reads exactly, and reads at all. Same arguments as tkv_attend(); q and out may be NULL. Since
- * 0.1. */
+ * reads exactly, and reads at all; a row of which the key alone is read counts half. Same arguments
+ * as tkv_attend(); q and out may be NULL. Since 0.1. */
 TKV_API tkv_status tkv_attend_fractions(tkv_cache *cache, const tkv_attend_params *p,
                                         double *exact_fraction, double *read_fraction,
                                         tkv_error *err);
@@ -479,9 +480,10 @@ TKV_API tkv_status tkv_attend_fractions(tkv_cache *cache, const tkv_attend_param
  * layers without one, without q_pos, and as flags say.
  *   p     as for tkv_attend(); out may be NULL
  *   bits  [n_q][n_kv_heads][ceil(n_kv / 64)], written
+ *   keys  the same for rows of which only the key is read, to choose those; NULL: not wanted
  * Errors: as tkv_attend(). Since 0.2. */
 TKV_API tkv_status tkv_attend_select(tkv_cache *cache, const tkv_attend_params *p, uint64_t *bits,
-                                     tkv_error *err);
+                                     uint64_t *keys, tkv_error *err);
 
 #ifdef __cplusplus
 }

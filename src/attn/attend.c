@@ -141,6 +141,7 @@ static void gather_pages(struct tkv_worker *w, size_t first, size_t end)
     const struct tkv_attend_job *job = w->job;
     const size_t list = w->first_query * job->layer->shape.n_kv_heads + w->head;
     const uint64_t *picked = job->picked + list * job->n_pages;
+    tkv_gather_attend(w);
     for (size_t i = first; i < end; i++) {
         if (picked[i] == 0)
             continue;
@@ -553,9 +554,10 @@ static tkv_status plan_reading(tkv_cache *cache, const tkv_attend_params *p,
     return p->q ? tkv_select(cache, job, err) : TKV_OK;
 }
 
-/* What one query sees of a page, and what all KV heads together read of that, exactly and at all. */
+/* What one query sees of a page, and what all KV heads together read of that: exactly, at all, and
+ * the keys only. */
 struct reading {
-    uint64_t live, exact, read;
+    uint64_t live, exact, read, asked;
 };
 
 static void add_reading(const struct tkv_attend_job *job, size_t query, size_t i_page,
@@ -578,6 +580,9 @@ static void add_reading(const struct tkv_attend_job *job, size_t query, size_t i
         sum->live += tkv_count_bits(live);
         sum->exact += tkv_count_bits(read & exact);
         sum->read += tkv_count_bits(read);
+        if (job->asked)
+            sum->asked +=
+                tkv_count_bits(live & job->asked[(query * n_heads + head) * job->n_pages + i_page]);
     }
 }
 
@@ -601,7 +606,7 @@ tkv_status tkv_attend_fractions(tkv_cache *cache, const tkv_attend_params *p,
         if (sum.live == 0)
             continue;
         exact += (double)sum.exact / (double)sum.live;
-        read += (double)sum.read / (double)sum.live;
+        read += ((double)sum.read + (double)sum.asked / 2) / (double)sum.live;
         n++;
     }
     *exact_fraction = n ? exact / (double)n : 1;
@@ -610,7 +615,7 @@ tkv_status tkv_attend_fractions(tkv_cache *cache, const tkv_attend_params *p,
 }
 
 tkv_status tkv_attend_select(tkv_cache *cache, const tkv_attend_params *p, uint64_t *bits,
-                             tkv_error *err)
+                             uint64_t *keys, tkv_error *err)
 {
     tkv_status status = check(cache, p, true, err);
     if (status == TKV_OK && (!bits || !p->q))
@@ -627,6 +632,9 @@ tkv_status tkv_attend_select(tkv_cache *cache, const tkv_attend_params *p, uint6
             const uint64_t picked =
                 job.picked ? job.picked[list * job.n_pages + j] | job.pages[j].spanned : live;
             bits[list * job.n_pages + j] = live & picked;
+            if (keys)
+                keys[list * job.n_pages + j] =
+                    job.asked ? live & job.asked[list * job.n_pages + j] : 0;
         }
     return TKV_OK;
 }

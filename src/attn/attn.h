@@ -85,6 +85,7 @@ struct tkv_attend_job {
     struct tkv_rest *rest; /* [n_q][n_kv_heads][group] what is not picked; NULL: nothing counts */
     uint64_t *picked; /* [n_q][n_kv_heads][n_pages] slots that are read, outside of spans; NULL: all
                        * that are live */
+    uint64_t *asked;  /* the same of which only keys were; NULL: none */
     uint8_t *scratch;
     size_t scratch_bytes; /* of one thread */
 };
@@ -94,9 +95,17 @@ struct tkv_range {
     float low, high, keep;
 };
 
+/* Takes n <= 64 gathered rows, the others of 64 are copies of the first; and their columns. */
+struct tkv_worker;
+typedef void (*tkv_gather_fn)(struct tkv_worker *w, void *arg, const uint8_t *const *rows,
+                              const size_t *columns, uint32_t n);
+
 /* Rows that wait to be read: a page's worth of them comes from memory while the one before is read.
  */
 struct tkv_gather {
+    tkv_gather_fn read;
+    void *arg;
+    size_t row_bytes; /* what is read of each */
     const uint8_t *rows[2][TKV_PAGE_TOKENS];
     size_t columns[2][TKV_PAGE_TOKENS]; /* of the mask */
     uint32_t half, n;                   /* being filled */

@@ -16,7 +16,6 @@ bool tkv_gathers(const struct tkv_attend_job *job)
     return job->picked && tkv_in_rows(job->layer) && !(job->p->flags & TKV_ATTEND_EXACT);
 }
 
-/* Asks for a row of keys and that of values behind it. */
 static void fetch(const uint8_t *row, size_t bytes)
 {
     for (size_t i = 0; i < bytes; i += LINE)
@@ -24,16 +23,35 @@ static void fetch(const uint8_t *row, size_t bytes)
     TKV_PREFETCH(row + bytes - 1);
 }
 
-/* The n rows of one half into the running state. */
+static void attend(struct tkv_worker *w, void *arg, const uint8_t *const *rows,
+                   const size_t *columns, uint32_t n)
+{
+    (void)arg;
+    tkv_worker_mask_columns(w, columns, n);
+    tkv_worker_page(w, &(struct tkv_view){.rows = rows});
+}
+
+void tkv_gather_for(struct tkv_worker *w, tkv_gather_fn read, void *arg, size_t row_bytes)
+{
+    w->gather = (struct tkv_gather){.read = read, .arg = arg, .row_bytes = row_bytes};
+}
+
+void tkv_gather_attend(struct tkv_worker *w)
+{
+    tkv_gather_for(w, attend, NULL, tkv_row_stride(w->job->layer));
+}
+
+/* The n rows of one half. */
 static void read_half(struct tkv_worker *w, uint32_t half, uint32_t n)
 {
     const uint8_t **rows = w->gather.rows[half];
-    for (uint32_t t = n; t < T; t++)
-        rows[t] = rows[0]; /* hidden */
-    tkv_worker_mask_columns(w, w->gather.columns[half], n);
+    for (uint32_t t = n; t < T; t++) {
+        rows[t] = rows[0];
+        w->gather.columns[half][t] = w->gather.columns[half][0];
+    }
     w->ahead = (struct tkv_ahead){.at = (uintptr_t)w->s}; /* the next rows have been asked for */
     w->ahead_end = w->ahead.at;
-    tkv_worker_page(w, &(struct tkv_view){.rows = rows});
+    w->gather.read(w, w->gather.arg, rows, w->gather.columns[half], n);
 }
 
 void tkv_gather_page(struct tkv_worker *w, size_t i_page, uint64_t picked)
@@ -45,7 +63,7 @@ void tkv_gather_page(struct tkv_worker *w, size_t i_page, uint64_t picked)
     for (; picked; picked &= picked - 1) {
         const uint32_t t = tkv_lowest_bit(picked);
         const uint8_t *row = block + t * stride;
-        fetch(row, stride);
+        fetch(row, g->row_bytes);
         g->rows[g->half][g->n] = row;
         g->columns[g->half][g->n] = i_page * T + t;
         if (++g->n < T)

@@ -2,6 +2,7 @@
  * by their codes, and the best are read (A2ATS, arXiv 2502.12665); all query heads of a KV head read
  * the same. What has no code is always read. */
 #include "attn/select.h"
+#include "attn/refine.h"
 
 #include <math.h>
 #include <string.h>
@@ -184,12 +185,33 @@ static void pick_rows(const struct tkv_selection *s, size_t i, uint32_t head,
     }
 }
 
-static struct tkv_index_budget budget_of(const tkv_spec *spec, const struct tkv_select_query *q)
+/* Whether keys may be read without their values: not where they may lie on disk, and a page is
+ * fetched for either; and mass= goes by codes. */
+static bool refines(const struct tkv_selection *s, uint32_t head)
 {
-    const double keep = (double)spec->keep;
+    const struct tkv_index_model *m = &s->job->layer->index->models[head];
+    return s->cache->spec.index == TKV_INDEX_QVQ && !s->cache->spec.mass &&
+           !s->job->layer->block_pool && m->share[TKV_V] < m->share[TKV_K];
+}
+
+/* Rows whose keys, or values, a head reads; published, all heads read alike. */
+static uint64_t allowed(const struct tkv_selection *s, size_t i, uint32_t head, tkv_kind kind)
+{
+    const float *share = s->job->layer->index->models[head].share;
+    const double keep = (double)s->cache->spec.keep, most = (double)s->queries[i].n_live;
+    const double mean = keep < 1 ? keep * most : keep;
+    const double rows = s->cache->spec.index == TKV_INDEX_A2ATS ? mean
+                        : refines(s, head)
+                            ? mean * (double)share[kind]
+                            : mean * ((double)share[TKV_K] + (double)share[TKV_V]) / 2;
+    return (uint64_t)(rows < most ? rows : most);
+}
+
+static struct tkv_index_budget budget_of(const struct tkv_selection *s, size_t i, uint32_t head)
+{
     return (struct tkv_index_budget){
-        .rows = (uint64_t)(keep < 1 ? keep * (double)q->n_live : keep),
-        .mass = spec->mass,
+        .rows = allowed(s, i, head, TKV_K),
+        .mass = s->cache->spec.mass,
         .least = LEAST_ROWS,
     };
 }
@@ -215,35 +237,54 @@ static void weigh_rest(const struct tkv_selection *s, const struct room *room,
     }
 }
 
+/* What codes pick for one query and KV head. False: everything. */
+static bool pick_by_code(const struct tkv_selection *s, size_t i, uint32_t head,
+                         const struct room *room, uint64_t *picked, struct tkv_rest *rest)
+{
+    const struct tkv_index_budget budget = budget_of(s, i, head);
+    const uint32_t group = s->job->group, n_codes = s->queries[i].n_bands * s->n_places;
+    if ((s->queries[i].n_candidates <= budget.rows && budget.mass <= 0) ||
+        !make_table(s, i, head, room))
+        return false;
+    const uint32_t *counts = tkv_tally_of(s, head);
+    if (!counts) {
+        tkv_count_candidates(s, i, head, room->counts);
+        counts = room->counts;
+    }
+    struct tkv_index_choice choice = {.codes = room->chosen};
+    tkv_index_choose(&s->cache->ctx->kernels, room->table, group, counts, n_codes, &budget,
+                     tkv_tally_reach(s, head), room->choose, &choice);
+    pick_rows(s, i, head, &choice, picked);
+    if (rest)
+        weigh_rest(s, room, &choice, counts, n_codes, rest);
+    return true;
+}
+
 /* Item = (query, KV head). */
 static void select_item(void *arg, size_t item, uint32_t ith)
 {
     const struct tkv_selection *s = arg;
     const struct tkv_attend_job *job = s->job;
     const uint32_t n_heads = job->layer->shape.n_kv_heads, head = (uint32_t)(item % n_heads);
-    const size_t i = item / n_heads;
-    const struct tkv_index_budget budget = budget_of(&s->cache->spec, &s->queries[i]);
-    uint64_t *picked = job->picked + item * job->n_pages;
+    const size_t i = item / n_heads, first = item * job->n_pages;
+    uint64_t *picked = job->picked + first;
+    struct tkv_rest *rest = job->rest ? job->rest + item * job->group : NULL;
     struct room room;
-    lay_out(s, s->scratch + ith * s->scratch_bytes, &room);
-    if (s->queries[i].all || (s->queries[i].n_candidates <= budget.rows && budget.mass <= 0) ||
-        !make_table(s, i, head, &room)) {
+    uint8_t *scratch = s->scratch + ith * s->scratch_bytes;
+    const size_t used = lay_out(s, scratch, &room);
+    if (s->queries[i].all || !pick_by_code(s, i, head, &room, picked, rest))
         memcpy(picked, s->live + i * job->n_pages, job->n_pages * sizeof *picked);
+    if (s->queries[i].all || !refines(s, head))
         return;
-    }
-    const uint32_t *counts = tkv_tally_of(s, head);
-    if (!counts) {
-        tkv_count_candidates(s, i, head, room.counts);
-        counts = room.counts;
-    }
-    struct tkv_index_choice choice = {.codes = room.chosen};
-    tkv_index_choose(&s->cache->ctx->kernels, room.table, job->group, counts,
-                     s->queries[i].n_bands * s->n_places, &budget, tkv_tally_reach(s, head),
-                     room.choose, &choice);
-    pick_rows(s, i, head, &choice, picked);
-    if (job->rest)
-        weigh_rest(s, &room, &choice, counts, s->queries[i].n_bands * s->n_places,
-                   job->rest + item * job->group);
+    tkv_refine(&(struct tkv_refinement){.job = &s->single,
+                                        .query = i,
+                                        .head = head,
+                                        .candidates = s->candidates + i * job->n_pages,
+                                        .n_values = allowed(s, i, head, TKV_V),
+                                        .picked = picked,
+                                        .asked = job->asked + first,
+                                        .rest = rest},
+               scratch + used);
 }
 
 /* --- the call --- */
@@ -268,20 +309,27 @@ tkv_status tkv_select(tkv_cache *cache, struct tkv_attend_job *job, tkv_error *e
     if (!is_asked(job))
         return TKV_OK;
     struct room unused;
-    struct tkv_selection s = {
-        .cache = cache, .job = job, .n_places = tkv_index_places(job->layer->index->n_codes)};
+    struct tkv_selection s = {.cache = cache,
+                              .job = job,
+                              .single = *job,
+                              .n_places = tkv_index_places(job->layer->index->n_codes)};
     for (size_t i = 0; i < p->n_q; i++) {
         const uint32_t n = count_bands(cache, p->q_pos[i]);
         s.n_bands = n > s.n_bands ? n : s.n_bands;
     }
-    s.scratch_bytes = lay_out(&s, NULL, &unused);
+    bool some_refine = false;
+    for (uint32_t head = 0; head < job->layer->shape.n_kv_heads; head++)
+        some_refine = some_refine || refines(&s, head);
+    s.single.block_queries = 1;
+    s.scratch_bytes = lay_out(&s, NULL, &unused) + (some_refine ? tkv_refine_bytes(&s.single) : 0);
     const uint32_t n_threads = tkv_n_threads(&cache->ctx->executor);
     const size_t n_heads = job->layer->shape.n_kv_heads;
     const size_t words = p->n_q * job->n_pages * sizeof(uint64_t);
     const size_t queries = tkv_align_up(p->n_q * sizeof *s.queries);
     const size_t n_rest = p->n_q * n_heads * job->group;
     const size_t rests = tkv_align_up(n_rest * sizeof *job->rest);
-    const size_t bytes = words * (n_heads + 2) + queries + rests + n_threads * s.scratch_bytes;
+    const size_t n_lists = n_heads * (some_refine ? 2 : 1);
+    const size_t bytes = words * (n_lists + 2) + queries + rests + n_threads * s.scratch_bytes;
     uint8_t *room = tkv_cache_room(cache, &cache->selection, bytes);
     if (!room)
         return tkv_fail_nomem(err, bytes, "a selection");
@@ -292,7 +340,10 @@ tkv_status tkv_select(tkv_cache *cache, struct tkv_attend_job *job, tkv_error *e
         job->rest[i] = (struct tkv_rest){-INFINITY, 0};
     s.scratch = room + queries + rests;
     job->picked = (uint64_t *)(void *)(s.scratch + n_threads * s.scratch_bytes);
-    s.live = job->picked + p->n_q * n_heads * job->n_pages;
+    job->asked = some_refine ? job->picked + p->n_q * n_heads * job->n_pages : NULL;
+    if (job->asked)
+        memset(job->asked, 0, words * n_heads);
+    s.live = job->picked + p->n_q * n_lists * job->n_pages;
     s.candidates = s.live + p->n_q * job->n_pages;
     tkv_parallel(&cache->ctx->executor, p->n_q, look_at_query, &s);
     uint64_t n_all = 0;
@@ -302,7 +353,7 @@ tkv_status tkv_select(tkv_cache *cache, struct tkv_attend_job *job, tkv_error *e
         n_all += s.queries[i].all;
     }
     if (n_all == p->n_q)
-        job->picked = NULL, job->rest = NULL;
+        job->picked = job->asked = NULL, job->rest = NULL;
     if (!job->picked)
         return TKV_OK;
     if (p->n_q == 1)

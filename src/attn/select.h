@@ -13,6 +13,7 @@ struct tkv_select_query {
 struct tkv_selection {
     const tkv_cache *cache;
     const struct tkv_attend_job *job;
+    struct tkv_attend_job single;     /* the same, cut into blocks of one query */
     struct tkv_select_query *queries; /* [n_q] */
     uint64_t *live;                   /* [n_q][n_pages] */
     uint64_t *candidates;             /* [n_q][n_pages] */

@@ -26,6 +26,7 @@
 struct tkv_index_model {
     uint32_t head_dim, n_codes;
     float far;         /* tokens that far queries stand behind their keys */
+    float share[2];    /* [tkv_kind] rows whose keys, and values, this head reads: times the mean */
     const float *mean; /* [D] */
     const float *to;   /* [D][D] */
     const float *ask;  /* [D][D] inverse of `to`, transposed: q * ask are a query's weights of the

@@ -123,14 +123,15 @@ static tkv_status read_codes(const int8_t *rows, size_t n_codes, size_t D, uint8
 }
 
 struct tensors {
-    struct tkv_gguf_tensor codes, to, ask, mean;
+    struct tkv_gguf_tensor codes, to, ask, mean, share;
+    bool shared; /* without, all heads read alike */
 };
 
 static tkv_status bind_head(const struct tensors *t, size_t head, uint32_t D, float far, void *room,
                             struct tkv_index_model *m, tkv_error *err)
 {
     const size_t n_codes = t->codes.dims[1], square = (size_t)D * D;
-    float *mean = room, *to = mean + D, *ask = to + square;
+    float share[2] = {1, 1}, *mean = room, *to = mean + D, *ask = to + square;
     int32_t *half = (int32_t *)(void *)(ask + square);
     uint8_t *tiles = (uint8_t *)(half + places(n_codes));
     tkv_status status = read_floats(&t->mean, head, D, mean, err);
@@ -141,7 +142,13 @@ static tkv_status bind_head(const struct tensors *t, size_t head, uint32_t D, fl
     if (status == TKV_OK)
         status = read_codes((const int8_t *)t->codes.data + head * n_codes * D, n_codes, D, tiles,
                             half, err);
-    *m = (struct tkv_index_model){D, (uint32_t)n_codes, far, mean, to, ask, tiles, half};
+    if (status == TKV_OK && t->shared)
+        status = read_floats(&t->share, head, 2, share, err);
+    if (status == TKV_OK && !(share[TKV_V] >= 0 && share[TKV_K] >= share[TKV_V]))
+        status = tkv_fail(err, TKV_ERR_CORRUPT, "a book whose index reads %g keys for %g values",
+                          (double)share[TKV_K], (double)share[TKV_V]);
+    *m = (struct tkv_index_model){
+        D, (uint32_t)n_codes, far, {share[TKV_K], share[TKV_V]}, mean, to, ask, tiles, half};
     return status;
 }
 
@@ -162,6 +169,10 @@ tkv_status tkv_index_bind(const struct tkv_gguf *book, uint32_t layer, uint32_t 
         status = find_floats(book, layer, n_heads, "ask", head_dim, head_dim, &t.ask, err);
     if (status == TKV_OK)
         status = find_floats(book, layer, n_heads, "mean", 1, head_dim, &t.mean, err);
+    char name[64];
+    t.shared = find(book, layer, "share", name, &t.share);
+    if (status == TKV_OK && t.shared)
+        status = find_floats(book, layer, n_heads, "share", 1, 2, &t.share, err);
     (void)tkv_gguf_u32(book, "qvq.far", &far);
     for (size_t h = 0; h < n_heads && status == TKV_OK; h++)
         status =

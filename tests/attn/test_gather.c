@@ -155,7 +155,7 @@ static void attend(struct scene *s)
     tkv_error err;
     memset(s->out, 0x55, s->n_q * HEADS * s->group * s->dv * sizeof *s->out);
     assert_int_equal(tkv_attend(s->cache, &s->p, &err), TKV_OK);
-    assert_int_equal(tkv_attend_select(s->cache, &s->p, s->bits, &err), TKV_OK);
+    assert_int_equal(tkv_attend_select(s->cache, &s->p, s->bits, NULL, &err), TKV_OK);
 }
 
 static float *read_all(struct scene *s, tkv_kind kind)

@@ -364,7 +364,7 @@ static void expect_selection(struct call *c)
     const tkv_attend_params params = params_of(c, TKV_ATTEND_SELECT);
     const size_t n_pages = (c->n_kv + TKV_PAGE_TOKENS - 1) / TKV_PAGE_TOKENS;
     tkv_error err;
-    assert_int_equal(tkv_attend_select(c->f->cache, &params, bits, &err), TKV_OK);
+    assert_int_equal(tkv_attend_select(c->f->cache, &params, bits, NULL, &err), TKV_OK);
     for (size_t i = 0; i < c->n_q; i++)
         for (uint32_t head = 0; head < HEADS; head++) {
             select_plainly(c, i, head, &p);
@@ -498,7 +498,7 @@ static void attention_reads_that(void **state)
         make_call(&c, &f, 3, SLOTS, 620, sees_past);
         const tkv_attend_params p = params_of(&c, TKV_ATTEND_SELECT);
         assert_int_equal(tkv_attend(f.cache, &p, &err), TKV_OK);
-        assert_int_equal(tkv_attend_select(f.cache, &p, bits, &err), TKV_OK);
+        assert_int_equal(tkv_attend_select(f.cache, &p, bits, NULL, &err), TKV_OK);
         for (uint32_t head = 0; head < HEADS; head++) {
             masked = c;
             for (size_t i = 0; i < c.n_q; i++)
@@ -644,7 +644,7 @@ static void a_query_that_is_no_number_reads_all(void **state)
     make_call(&c, &f, 1, SLOTS, SLOTS, sees_all);
     c.q[5] = NAN; /* of head 0 */
     const tkv_attend_params p = params_of(&c, TKV_ATTEND_SELECT);
-    assert_int_equal(tkv_attend_select(f.cache, &p, bits, &err), TKV_OK);
+    assert_int_equal(tkv_attend_select(f.cache, &p, bits, NULL, &err), TKV_OK);
     for (size_t j = 0; j < PAGES; j++)
         assert_true(bits[j] == UINT64_MAX);
     assert_true(bits[PAGES] != UINT64_MAX);

@@ -339,6 +339,25 @@ static void test_odd_values_refused(void **state)
     refuse_codes(TKV_GGUF_I8, 16, 1, "nan");
 }
 
+static void refuse_share(float keys, float values)
+{
+    struct fixture f = {.made = made_book_new()};
+    made_book_index(f.made, 0, 1, 64, 16, 1);
+    made_book_share(f.made, 0, 1, keys, values);
+    open_book(&f);
+    refuse(&f, 1, 64, keys > 1e15f ? "holds" : "keys for");
+    release(&f);
+}
+
+/* Fewer keys than values, less than nothing, no number. */
+static void test_odd_shares_refused(void **state)
+{
+    (void)state;
+    refuse_share(1, 2);
+    refuse_share(1, -1);
+    refuse_share(INFINITY, 1);
+}
+
 static void test_code_out_of_range_refused(void **state)
 {
     (void)state;
@@ -363,6 +382,7 @@ int main(void)
         cmocka_unit_test(test_no_index),
         cmocka_unit_test(test_other_shapes_refused),
         cmocka_unit_test(test_odd_values_refused),
+        cmocka_unit_test(test_odd_shares_refused),
         cmocka_unit_test(test_code_out_of_range_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

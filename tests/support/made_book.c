@@ -360,3 +360,17 @@ void made_book_index(struct made_book *b, uint32_t layer, uint32_t n_heads, uint
     }
     free(to), free(ask), free(mean), free(codes);
 }
+
+void made_book_share(struct made_book *b, uint32_t layer, uint32_t n_heads, float keys,
+                     float values)
+{
+    float *share = malloc((size_t)n_heads * 2 * sizeof *share);
+    char name[64];
+    for (uint32_t h = 0; h < n_heads; h++) {
+        share[2 * h] = keys;
+        share[2 * h + 1] = values;
+    }
+    snprintf(name, sizeof name, "qvq.blk.%u.share", layer);
+    made_book_add(b, TKV_GGUF_F32, (const uint64_t[3]){2, 1, n_heads}, share, name);
+    free(share);
+}

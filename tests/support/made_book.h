@@ -42,4 +42,8 @@ void made_book_cq(struct made_book *b, uint32_t layer, uint32_t n_heads, uint32_
 void made_book_index(struct made_book *b, uint32_t layer, uint32_t n_heads, uint32_t D,
                      uint32_t n_codes, float rms);
 
+/* How many keys and values every head of such a layer reads, times the mean. */
+void made_book_share(struct made_book *b, uint32_t layer, uint32_t n_heads, float keys,
+                     float values);
+
 #endif
