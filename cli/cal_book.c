@@ -92,6 +92,19 @@ void cal_book_add(struct cal_book *b, enum ggml_type type, const int64_t ne[3], 
     va_end(args);
 }
 
+const void *cal_book_find(const struct cal_book *b, const char *name, ...)
+{
+    char wanted[GGML_MAX_NAME];
+    va_list args;
+    va_start(args, name);
+    vsnprintf(wanted, sizeof(wanted), name, args);
+    va_end(args);
+    for (size_t i = 0; i < b->n; i++)
+        if (strcmp(b->entries[i].name, wanted) == 0)
+            return b->entries[i].data;
+    return NULL;
+}
+
 void cal_book_set(struct cal_book *b, const char *key, uint32_t value)
 {
     b->numbers = cli_grow(b->numbers, b->n_numbers + 1, sizeof(*b->numbers));

@@ -8,8 +8,7 @@
 #include "index_learn.h"
 
 enum {
-    N_ROUNDS = 6,
-    NEAR = 64 /* queries from here on are far: A2ATS's window */
+    N_ROUNDS = 6
 };
 
 /* One head's part of the tensors. */
@@ -46,8 +45,7 @@ static void turn_both(const struct graph_rope *rope, double (*turn)[2], uint32_t
         }
 }
 
-/* The mean turn over distances [from, from + n). */
-static void mean_turn(const struct graph_rope *rope, double from, double n, double (*turn)[2])
+void cal_mean_turn(const struct graph_rope *rope, double from, double n, double (*turn)[2])
 {
     for (uint32_t i = 0; i < rope->n_pairs; i++) {
         double c = 0, s = 0;
@@ -60,6 +58,17 @@ static void mean_turn(const struct graph_rope *rope, double from, double n, doub
     }
 }
 
+void cal_turn_mean(const struct graph_rope *rope, const double (*turn)[2], float *x)
+{
+    const uint32_t step = rope->halves ? 1 : 2, apart = rope->halves ? rope->n_pairs : 1;
+    for (uint32_t i = 0; i < rope->n_pairs; i++) {
+        float *a = x + i * step, *b = a + apart;
+        const double u = (double)*a, v = (double)*b;
+        *a = (float)(u * turn[i][0] - v * turn[i][1]);
+        *b = (float)(u * turn[i][1] + v * turn[i][0]);
+    }
+}
+
 /* Second moments of queries as they ask in the bands of distances of a whole context, all bands
  * alike: see index.h of the library. */
 static void over_bands(const struct calibration *c, const struct cal_layer *layer,
@@ -69,11 +78,11 @@ static void over_bands(const struct calibration *c, const struct cal_layer *laye
     double *plain = cli_alloc(square, sizeof(*plain)), *band = cli_alloc(square, sizeof(*band));
     double(*turn)[2] = cli_alloc(layer->rope.n_pairs + 1, sizeof(*turn));
     memcpy(plain, far, square * sizeof(*plain));
-    mean_turn(&layer->rope, -CAL_FAR, 1, turn);
+    cal_mean_turn(&layer->rope, -CAL_FAR, 1, turn);
     turn_both(&layer->rope, turn, dim, plain);
     memset(out, 0, square * sizeof(*out));
-    for (uint32_t from = NEAR; from == NEAR || from < c->session->n_ctx_train; from *= 2) {
-        mean_turn(&layer->rope, from, from, turn);
+    for (uint32_t from = CAL_NEAR; from == CAL_NEAR || from < c->session->n_ctx_train; from *= 2) {
+        cal_mean_turn(&layer->rope, from, from, turn);
         memcpy(band, plain, square * sizeof(*band));
         turn_both(&layer->rope, turn, dim, band);
         for (size_t i = 0; i < square; i++)
@@ -209,13 +218,14 @@ static int train(const struct calibration *c, bool bands, struct cal_book *book)
         rc = rc == CLI_OK ? cal_stopped(c) : rc;
     }
     cal_book_set(book, "qvq.far", CAL_FAR);
-    cal_book_set(book, "qvq.window", NEAR);
+    cal_book_set(book, "qvq.window", CAL_NEAR);
     return rc;
 }
 
 int cal_train_index(const struct calibration *c, struct cal_book *book)
 {
-    return train(c, true, book);
+    const int rc = train(c, true, book);
+    return rc == CLI_OK ? cal_share(c, book) : rc;
 }
 
 int cal_train_index_far(const struct calibration *c, struct cal_book *book)

@@ -110,5 +110,6 @@ void cal_free(struct calibration *c)
         free(c->layers[i].projection);
     }
     free(c->layers);
+    free(c->aside.ids);
     free(c->fingerprint.rows);
 }

@@ -6,7 +6,8 @@
 #include "journal.h"
 
 enum {
-    WINDOW = 2048
+    WINDOW = 2048,
+    ASIDE = 8192
 };
 
 struct text {
@@ -67,6 +68,27 @@ static void add_window(const struct session *s, struct cal_input *in, const llam
     add_unit(in, unit);
 }
 
+/* Tokens behind what was taken of the text that has most left; where these are too few, its last
+ * ones. The last quarter says again what the first said: some heads do little but look for what
+ * followed the last time, and whatever a text may happen to repeat, they must be seen at work. */
+static void set_aside(const struct session *s, struct cal_input *in, const struct text *texts,
+                      size_t n)
+{
+    const struct text *best = &texts[0];
+    for (size_t i = 1; i < n; i++)
+        if (texts[i].tokens.n - texts[i].n_taken * in->window >
+            best->tokens.n - best->n_taken * in->window)
+            best = &texts[i];
+    const size_t taken = best->n_taken * in->window, all = best->tokens.n;
+    size_t wanted = s->n_ctx_train && s->n_ctx_train < ASIDE ? s->n_ctx_train : ASIDE;
+    wanted = wanted < all ? wanted : all;
+    const size_t first = all - taken >= wanted ? taken : all - wanted;
+    in->aside = (struct session_tokens){cli_alloc(wanted, sizeof(*best->tokens.ids)), wanted};
+    memcpy(in->aside.ids, best->tokens.ids + first, wanted * sizeof(*best->tokens.ids));
+    memcpy(in->aside.ids + (wanted - wanted / 4), in->aside.ids,
+           wanted / 4 * sizeof(*best->tokens.ids));
+}
+
 int cal_input_texts(struct cal_input *in, struct session *s, const struct cli_list *paths,
                     size_t n_tokens, bool all)
 {
@@ -83,6 +105,8 @@ int cal_input_texts(struct cal_input *in, struct session *s, const struct cli_li
         rc = cli_fail("the texts hold %zu windows of %zu tokens; --tokens asks for %zu: give more "
                       "text, or ask for fewer",
                       n, in->window, n_tokens);
+    if (rc == CLI_OK)
+        set_aside(s, in, texts, paths->n);
     for (size_t i = 0; i < paths->n; i++) {
         for (size_t w = 0; w < texts[i].n_taken && rc == CLI_OK; w++)
             add_window(s, in, texts[i].tokens.ids + w * in->window);
@@ -114,5 +138,6 @@ void cal_input_free(struct cal_input *in)
     for (size_t i = 0; i < in->n_units[TKV_SPAN_TEXT] + in->n_units[TKV_SPAN_VISUAL]; i++)
         free(in->units[i].tokens.ids);
     free(in->units);
+    free(in->aside.ids);
     visual_set_free(&in->pictures);
 }

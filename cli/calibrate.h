@@ -43,9 +43,10 @@ struct cal_head {
     double *query_far; /* the same with every query turned as if CAL_FAR tokens behind its key */
 };
 
-/* The constant offset of A2ATS. */
+/* The constant offset of A2ATS, and its window: queries from there on are far. */
 enum {
-    CAL_FAR = 2048
+    CAL_FAR = 2048,
+    CAL_NEAR = 64
 };
 
 /* The shares below the quantiles. */
@@ -79,7 +80,8 @@ struct calibration {
     uint64_t seed;
     size_t sample_bytes; /* for samples of all classes together, at most */
     uint32_t index_codes;
-    size_t n_done; /* steps: units read, then layers whose size was measured */
+    struct session_tokens aside; /* owned: see cal_input */
+    size_t n_done;               /* steps: units read, then layers whose size was measured */
     struct cal_stats *stats;
 };
 
@@ -102,12 +104,18 @@ double cal_uniform(uint64_t *rng);
 struct cal_input {
     struct cal_unit *units; /* windows of texts, then pictures */
     size_t n_units[CAL_CLASSES];
-    size_t window; /* tokens of a text's unit */
+    size_t window;               /* tokens of a text's unit */
+    struct session_tokens aside; /* owned: a long piece of a text, not among the units if there is
+                                  * enough; fewer than CAL_LEAST_ASIDE measure nothing */
     struct visual_set pictures;
     uint64_t hash; /* of all that was read */
 };
 
-/* Adds windows of texts, n_tokens in all; fewer will do unless `all`. CLI_OK, or CLI_DATA after a
+enum {
+    CAL_LEAST_ASIDE = 512
+};
+
+/* Adds windows of texts, n_tokens in all, and sets a piece aside; fewer will do unless `all`. CLI_OK, or CLI_DATA after a
  * line on stderr. */
 int cal_input_texts(struct cal_input *in, struct session *s, const struct cli_list *paths,
                     size_t n_tokens, bool all);
@@ -206,6 +214,9 @@ void cal_book_free(struct cal_book *b);
 void cal_book_add(struct cal_book *b, enum ggml_type type, const int64_t ne[3], const void *data,
                   const char *name, ...) CLI_PRINTF(5, 6);
 
+/* What was added under a printf-like name; NULL: nothing. */
+const void *cal_book_find(const struct cal_book *b, const char *name, ...) CLI_PRINTF(2, 3);
+
 /* Adds a number; the key is borrowed. */
 void cal_book_set(struct cal_book *b, const char *key, uint32_t value);
 
@@ -249,5 +260,15 @@ int cal_index_check(const struct calibration *c);
  * A2ATS has it. */
 int cal_train_index(const struct calibration *c, struct cal_book *book);
 int cal_train_index_far(const struct calibration *c, struct cal_book *book);
+
+/* The mean of cosine and sine of each pair over distances [from, from + n), and a vector turned by
+ * that. */
+void cal_mean_turn(const struct graph_rope *rope, double from, double n, double (*turn)[2]);
+void cal_turn_mean(const struct graph_rope *rope, const double (*turn)[2], float *x);
+
+/* ---- cal_share.c ------------------------------------------------------------------------------ */
+
+/* Adds to a book with an index how it shares out what is read. */
+int cal_share(const struct calibration *c, struct cal_book *book);
 
 #endif

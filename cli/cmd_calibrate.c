@@ -171,6 +171,8 @@ static int learn(struct calibration *c, const struct options *o, const struct ha
         session_catch_signals(c->session);
         rc = gather(&(struct work){.c = c, .in = &in}, o->common.level);
     }
+    c->aside = in.aside;
+    in.aside = (struct session_tokens){0};
     cal_input_free(&in);
     return rc;
 }

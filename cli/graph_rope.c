@@ -120,3 +120,14 @@ bool graph_rope_read(const struct ggml_tensor *node, const float *factors, uint3
     }
     return true;
 }
+
+void graph_rope_turn(const struct graph_rope *rope, double positions, float *x)
+{
+    for (uint32_t i = 0; i < rope->n_pairs; i++) {
+        const uint32_t a = rope->halves ? i : 2 * i, b = rope->halves ? i + rope->n_pairs : a + 1;
+        const double angle = (double)rope->freq[i] * positions, c = cos(angle), s = sin(angle);
+        const double u = (double)x[a], v = (double)x[b];
+        x[a] = (float)(u * c - v * s);
+        x[b] = (float)(u * s + v * c);
+    }
+}

@@ -10,8 +10,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include <ggml.h>
 #include "tightkv/tightkv.h"
+#include <ggml.h>
 
 struct graph_rope {
     uint32_t n_pairs;                  /* 0: keys are not turned */
@@ -28,5 +28,8 @@ const struct ggml_tensor *graph_rope_above(const struct ggml_tensor *rows);
  * for one that is not understood. */
 bool graph_rope_read(const struct ggml_tensor *node, const float *factors, uint32_t head_dim,
                      struct graph_rope *out);
+
+/* Turns one head's vector by so many positions. */
+void graph_rope_turn(const struct graph_rope *rope, double positions, float *x);
 
 #endif

@@ -96,18 +96,6 @@ void retrieve_rows_free(struct retrieve_rows *r)
     *r = (struct retrieve_rows){0};
 }
 
-/* Turns one head's vector by so many positions. */
-static void turn(const struct graph_rope *rope, double positions, float *x)
-{
-    for (uint32_t i = 0; i < rope->n_pairs; i++) {
-        const uint32_t a = rope->halves ? i : 2 * i, b = rope->halves ? i + rope->n_pairs : a + 1;
-        const double angle = (double)rope->freq[i] * positions, c = cos(angle), s = sin(angle);
-        const double u = (double)x[a], v = (double)x[b];
-        x[a] = (float)(u * c - v * s);
-        x[b] = (float)(u * s + v * c);
-    }
-}
-
 /* splitmix64, as a number in [-1, 1). */
 static double noise(uint64_t seed)
 {
@@ -148,7 +136,7 @@ void retrieve_rows_make(const struct retrieve_rows *r, const struct retrieve_lay
         for (size_t h = 0; h < l->n_kv_heads && at != from; h++) {
             move_row(k + i * n_elems + h * D, D, 2 * (at * n_elems + h * D));
             move_row(v + i * n_elems + h * D, D, 2 * (at * n_elems + h * D) + 1);
-            turn(&l->rope, (double)at - (double)from, k + i * n_elems + h * D);
+            graph_rope_turn(&l->rope, (double)at - (double)from, k + i * n_elems + h * D);
         }
     }
 }
@@ -159,5 +147,5 @@ void retrieve_rows_query(const struct retrieve_rows *r, const struct retrieve_la
     const size_t n_heads = (size_t)l->n_kv_heads * l->group, D = l->head_dim;
     memcpy(q, l->q + i * n_heads * D, n_heads * D * sizeof(*q));
     for (size_t h = 0; h < n_heads && total != r->n_tokens; h++)
-        turn(&l->rope, (double)total - (double)r->n_tokens, q + h * D);
+        graph_rope_turn(&l->rope, (double)total - (double)r->n_tokens, q + h * D);
 }

@@ -122,13 +122,16 @@ class Made(BookTest):
         self.assertEqual((tensors["qvq.blk.*.to"]["dims"], tensors["qvq.blk.*.mean"]["dims"]),
                          ([32, 32, 2, 1], [32, 1, 2, 1]))
         self.assertEqual(tensors["qvq.blk.*.ask"]["count"], 2)
+        self.assertEqual((tensors["qvq.blk.*.share"]["dims"], tensors["qvq.blk.*.share"]["count"]), ([2, 1, 2, 1], 2))
         self.assertIn("blk.*.attn_k.to", tensors)
         self.assertEqual(self.index_of("--index", "-t", 1)[0], made)
         self.assertEqual(self.index_of("--train", "tight,index", "--index")[0], made)
         self.assertNotEqual(self.index_of("--index", "--seed", 2)[0], made)
         alone, tensors = self.index_of("--train", "index")
         self.assertNotIn("blk.*.attn_k.to", tensors)
-        self.assertNotEqual(self.index_of("--train", "index-far")[0], alone)
+        far, tensors = self.index_of("--train", "index-far")
+        self.assertNotEqual(far, alone)
+        self.assertNotIn("qvq.blk.*.share", tensors)
 
     def cut(self, args, how, share):
         """Runs until `share` percent are done, then sends a signal; the share that it began with."""
