@@ -235,6 +235,8 @@ typedef struct tkv_spec {
     uint64_t dense[TKV_SPEC_LAYERS / 64]; /* bits of model layers that have no index */
     uint64_t ram; /* bytes of sealed pages that are kept in memory; 0: all */
     char spill[TKV_SPEC_BOOK]; /* the folder for the others; "": none */
+    uint32_t window_rope; /* 1, with TKV_INDEX_A2ATS: a row that the index may leave out is attended at
+                           * the one distance at which it was scored; 0: where it stands */
 } tkv_spec;
 
 /* Parses a spec: comma-separated key=value; a codec's name at the start stands for keys and

@@ -1,4 +1,4 @@
-/* index= keep= mass= rest= dense= ram= spill= */
+/* index= keep= mass= rest= rope= dense= ram= spill= */
 #include "api/spec_retrieval.h"
 
 #include <math.h>
@@ -87,6 +87,14 @@ static tkv_status set_rest(tkv_spec *s, const char *value, tkv_error *err)
     return TKV_OK;
 }
 
+static tkv_status set_rope(tkv_spec *s, const char *value, tkv_error *err)
+{
+    if (strcmp(value, "true") != 0 && strcmp(value, "window") != 0)
+        return tkv_fail(err, TKV_ERR_SPEC, "rope=%.40s: true or window is needed", value);
+    s->window_rope = strcmp(value, "window") == 0;
+    return TKV_OK;
+}
+
 /* "0+1+30-31" */
 static tkv_status set_dense(tkv_spec *s, const char *value, tkv_error *err)
 {
@@ -146,8 +154,8 @@ bool tkv_spec_set_retrieval(tkv_spec *spec, const char *key, const char *value, 
         const char *key;
         tkv_status (*set)(tkv_spec *, const char *, tkv_error *);
     } keys[] = {
-        {"index", set_index}, {"keep", set_keep}, {"mass", set_mass},   {"rest", set_rest},
-        {"dense", set_dense}, {"ram", set_ram},   {"spill", set_spill},
+        {"index", set_index}, {"keep", set_keep},   {"mass", set_mass}, {"rest", set_rest},
+        {"rope", set_rope},   {"dense", set_dense}, {"ram", set_ram},   {"spill", set_spill},
     };
     for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {
         if (strcmp(key, keys[i].key) != 0)
@@ -175,6 +183,8 @@ tkv_status tkv_spec_check_retrieval(const tkv_spec *s, tkv_error *err)
                                           : NULL;
     if (!s->index && alone)
         return tkv_fail(err, TKV_ERR_SPEC, "%s= is for an index: add index=qvq", alone);
+    if (s->window_rope && s->index != TKV_INDEX_A2ATS)
+        return tkv_fail(err, TKV_ERR_SPEC, "rope=window is how A2ATS can be read: add index=a2ats");
     if (s->ram && !*s->spill)
         return tkv_fail(err, TKV_ERR_SPEC,
                         "ram= limits what stays in memory: add spill=DIR for the rest");
@@ -263,6 +273,8 @@ size_t tkv_spec_print_retrieval(const tkv_spec *s, char *buf, size_t capacity)
             print_share(&p, ",mass=", s->mass);
         if (s->rest != (s->index == TKV_INDEX_QVQ))
             print(&p, s->rest ? ",rest=mean" : ",rest=none");
+        if (s->window_rope)
+            print(&p, ",rope=window");
         print_dense(&p, s);
     }
     if (s->ram) {

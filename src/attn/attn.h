@@ -70,6 +70,7 @@ struct tkv_attend_job {
     size_t chunk_pages;
     size_t n_chunks; /* of pages; each span is a chunk of its own after these */
     size_t first_span, n_spans;
+    bool windowed; /* rows beyond the window are attended at a constant distance: windowed.c */
     bool gathers;  /* rows of sealed pages: see gather.c */
     bool split;    /* each chunk is an item of its own */
     bool in_order; /* a thread that is through with a chunk goes on to the next */
@@ -120,6 +121,10 @@ struct tkv_worker {
     uint32_t n_queries, n_rows;
     /* queries, times the logit scale, by domain; NULL where no codec asks for it */
     float *q[TKV_N_DOMAINS];
+    float
+        *q_far; /* [n_rows][k_head_dim] before RoPE, then turned by the constant distance; NULL: not
+                   * asked for */
+    float *keys;                  /* decoded for those; tkv_decode_scratch_bytes() */
     int8_t *q8[TKV_N_DOMAINS][2]; /* planes: high, low */
     float *q8_scale[TKV_N_DOMAINS][2];
     /* one page */
@@ -192,6 +197,12 @@ void tkv_worker_page(struct tkv_worker *w, const struct tkv_view *view);
 void tkv_worker_scores(struct tkv_worker *w, const struct tkv_view *view);
 struct tkv_codec_env tkv_view_env(const struct tkv_worker *w, const struct tkv_view *view,
                                   tkv_kind kind);
+
+/* windowed.c: A2ATS's windowed RoPE, read literally: beyond the window the logits of keys are those at
+ * one constant distance. Slow, to compare with. */
+void tkv_worker_far_queries(struct tkv_worker *w);
+/* The logits of a page into worker->s. */
+void tkv_worker_windowed_scores(struct tkv_worker *w, const struct tkv_view *view);
 
 /* span.c: one span into a running state that holds nothing yet. */
 void tkv_worker_span(struct tkv_worker *w, const struct tkv_span *span);

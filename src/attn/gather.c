@@ -13,7 +13,8 @@
 
 bool tkv_gathers(const struct tkv_attend_job *job)
 {
-    return job->picked && tkv_in_rows(job->layer) && !(job->p->flags & TKV_ATTEND_EXACT);
+    return job->picked && !job->windowed && tkv_in_rows(job->layer) &&
+           !(job->p->flags & TKV_ATTEND_EXACT);
 }
 
 static void fetch(const uint8_t *row, size_t bytes)

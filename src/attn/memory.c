@@ -51,6 +51,10 @@ static void lay_out(struct tkv_worker *w, const struct tkv_attend_job *job, stru
             w->q8_scale[domain][plane] = carve(c, R * F);
         }
     }
+    if (job->windowed) {
+        w->q_far = carve(c, R * Dk * F);
+        w->keys = carve(c, tkv_decode_scratch_bytes(job->layer));
+    }
     w->k_tile = carve(c, T * Dk * F);
     w->v_tile = carve(c, T * Dv * F);
     w->page = carve(c, tkv_tile_room_bytes(job->layer));

@@ -236,7 +236,9 @@ void tkv_worker_scores(struct tkv_worker *w, const struct tkv_view *view)
     enum tkv_domain domain = coded ? tkv_query_domain(w->job->layer, klass) : TKV_PLAIN;
     if (domain == TKV_LEARNED && !unrotates)
         tkv_worker_learned_queries(w, klass, view->turn);
-    if (unrotates) {
+    if (w->job->windowed && !view->span) {
+        tkv_worker_windowed_scores(w, view);
+    } else if (unrotates) {
         scores_unrotated(w, view);
     } else if (domain == TKV_SCALED && tkv_span_is_scaled(w, TKV_K)) {
         scores_scaled(w, view);

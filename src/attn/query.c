@@ -129,4 +129,6 @@ void tkv_worker_queries(struct tkv_worker *w, uint32_t head, size_t first_query)
             planes[domain] = codec->ops->planes;
         }
     }
+    if (job->windowed)
+        tkv_worker_far_queries(w);
 }

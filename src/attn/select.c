@@ -356,6 +356,7 @@ tkv_status tkv_select(tkv_cache *cache, struct tkv_attend_job *job, tkv_error *e
         job->picked = job->asked = NULL, job->rest = NULL;
     if (!job->picked)
         return TKV_OK;
+    job->windowed = cache->spec.window_rope;
     if (p->n_q == 1)
         tkv_tally_update(cache, &s);
     tkv_parallel(&cache->ctx->executor, p->n_q * n_heads, select_item, &s);

@@ -60,6 +60,8 @@ static void canonical_retrieval(void **state)
         {"index=qvq,rest=mean", ",index=qvq,keep=0.06"},
         {"index=qvq,rest=none", ",index=qvq,keep=0.06,rest=none"},
         {"index=a2ats,rest=mean", ",index=a2ats,keep=0.06,rest=mean"},
+        {"index=a2ats,rope=window", ",index=a2ats,keep=0.06,rope=window"},
+        {"index=a2ats,rope=true", ",index=a2ats,keep=0.06"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         char text[256], want[256];
@@ -83,6 +85,8 @@ static void retrieval_that_makes_no_sense(void **state)
         {"mass=.9", "add index=qvq"},
         {"dense=1", "add index=qvq"},
         {"rest=mean", "add index=qvq"},
+        {"index=qvq,rope=window", "add index=a2ats"},
+        {"index=a2ats,rope=none", "true or window"},
         {"index=qvq,rest=all", "mean or none"},
         {"index=qvq,keep=-1", "a share of the rows"},
         {"index=qvq,keep=1.5", "a share of the rows"},

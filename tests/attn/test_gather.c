@@ -172,6 +172,25 @@ static float *read_all(struct scene *s, tkv_kind kind)
     return rows;
 }
 
+/* Value c of a row that is turned by so many positions, as the scene's book says. */
+static double turned(const float *x, uint32_t c, uint32_t D, double positions)
+{
+    const uint32_t pair = c % (D / 2);
+    const double angle = (double)powf(10000.0f, -2.0f * (float)pair / (float)D) * positions;
+    const double a = (double)x[pair], b = (double)x[pair + D / 2];
+    return c < D / 2 ? a * cos(angle) - b * sin(angle) : a * sin(angle) + b * cos(angle);
+}
+
+/* Of a query and a key that stand `distance` apart; beyond the window as if it were 2048. */
+static double windowed_dot(const float *q, const float *key, uint32_t D, int64_t distance)
+{
+    const double more = distance >= 64 ? 2048 - (double)distance : 0;
+    double dot = 0;
+    for (uint32_t c = 0; c < D; c++)
+        dot += turned(q, c, D, more) * (double)key[c];
+    return dot;
+}
+
 /* Query i, query head h in double, over the rows that are read. Returns how many. */
 static size_t oracle(const struct scene *s, const float *k, const float *v, size_t i, uint32_t h,
                      double *out)
@@ -189,6 +208,8 @@ static size_t oracle(const struct scene *s, const float *k, const float *v, size
             continue;
         for (uint32_t c = 0; c < s->dk; c++)
             dot += (double)q[c] * k[(t * HEADS + head) * s->dk + c];
+        if (s->cache->spec.window_rope)
+            dot = windowed_dot(q, k + (t * HEADS + head) * s->dk, s->dk, s->pos[i] - (int64_t)t);
         dot *= p->scale;
         if (p->softcap != 0)
             dot = p->softcap * tanh(dot / p->softcap);
@@ -364,6 +385,31 @@ static void tiers_change_nothing(void **state)
     close_scene(&s);
 }
 
+/* A2ATS to the letter: what lies 64 tokens back and more is attended at 2048. */
+static void windowed_rope(void **state)
+{
+    static const char *const codecs[] = {"k=turbo4,v=turbo4", "k=turbo4c,v=q8", "k=f16,v=f16"};
+    (void)state;
+    for (size_t i = 0; i < 3; i++) {
+        struct scene s;
+        char spec[96];
+        double read;
+        snprintf(spec, sizeof spec, "%s,sink=4,tail=10,index=a2ats,keep=.2,rope=window", codecs[i]);
+        open_scene(&s, spec, 64, 64, 2, 900, 3);
+        attend(&s);
+        assert_true(error_of(&s, &read) < (i < 2 ? 1e-3 : 1e-9));
+        assert_true(read > 0.2 && read < 0.5);
+        s.p.flags = TKV_ATTEND_EXACT | TKV_ATTEND_SELECT;
+        attend(&s);
+        assert_true(error_of(&s, &read) < 1e-9);
+        s.p.flags = TKV_ATTEND_DENSE; /* prompts are read as the model has it */
+        attend(&s);
+        s.cache->spec.window_rope = 0;
+        assert_true(error_of(&s, &read) < 1e-3 && read > 0.8);
+        close_scene(&s);
+    }
+}
+
 /* Codecs without a row order are read page by page. */
 static void others_go_by_pages(void **state)
 {
@@ -384,6 +430,7 @@ int main(void)
         cmocka_unit_test(strict),
         cmocka_unit_test(threads_and_batches_change_nothing),
         cmocka_unit_test(tiers_change_nothing),
+        cmocka_unit_test(windowed_rope),
         cmocka_unit_test(others_go_by_pages),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
