@@ -54,6 +54,9 @@ static int print_json(const struct report *r)
     if (r->has_mass) {
         cJSON *mass = cli_json_object(root, "mass");
         cli_json_number(mass, "read_fraction", r->mass.read_fraction);
+        cJSON *read = cli_json_array(mass, "read_quantiles");
+        for (int i = 0; i < RETRIEVE_QUANTILES; i++)
+            cJSON_AddItemToArray(read, cJSON_CreateNumber(r->mass.read[i]));
         cli_json_number(mass, "sink_and_window", r->mass.near);
         cli_json_number(mass, "index", r->mass.index);
         for (int peer = 0; peer < PEER_COUNT; peer++)
@@ -68,6 +71,9 @@ static void print_mass(const struct report *r)
     const double exact = m->peer[PEER_EXACT];
     printf("attention read at %.3f of the rows, beside sinks and window (which draw %.3f)\n",
            m->read_fraction, m->near);
+    printf("a head and query reads %.3f at least, %.3f, %.3f, %.3f at 10%%, 50%%, 90%%, %.3f at "
+           "most\n",
+           m->read[0], m->read[1], m->read[2], m->read[3], m->read[4]);
     printf("%-12s %10s %8s %10s\n", "selection", "bits/key", "mass", "of exact");
     printf("%-12s %10.1f %8.4f %10.4f\n", "index", 16.0, m->index, m->index / exact);
     for (int peer = 0; peer < PEER_COUNT; peer++)

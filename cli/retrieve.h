@@ -38,11 +38,18 @@ tkv_attend_params retrieve_call(const struct retrieve_cache *c, const struct ret
 
 /* ---- retrieve_mass.c: how much of the attention is read ---------------------------------------- */
 
+enum {
+    RETRIEVE_QUANTILES = 5
+};
+/* Least, a tenth, half, nine tenths, most. */
+extern const double retrieve_quantiles[RETRIEVE_QUANTILES];
+
 struct retrieve_mass {
-    double read_fraction;    /* of live rows, sinks and window apart */
-    double near;             /* attention that sinks and window draw */
-    double index;            /* what is read with the index */
-    double peer[PEER_COUNT]; /* with others, at as many rows */
+    double read_fraction;            /* of live rows, sinks and window apart */
+    double read[RETRIEVE_QUANTILES]; /* the same, quantiles over layers, heads and queries */
+    double near;                     /* attention that sinks and window draw */
+    double index;                    /* what is read with the index */
+    double peer[PEER_COUNT];         /* with others, at as many rows */
 };
 
 /* Means over layers, heads and queries. The cache must be no longer than the text. */

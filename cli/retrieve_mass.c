@@ -5,6 +5,7 @@
 
 #include "cli.h"
 #include "retrieve.h"
+#include "stats.h"
 
 /* Working memory for one query. */
 struct work {
@@ -17,7 +18,10 @@ struct work {
 
 struct sums {
     double n, rows, near, index, peer[PEER_COUNT];
+    float *read; /* [n] shares of rows */
 };
+
+const double retrieve_quantiles[RETRIEVE_QUANTILES] = {0, .1, .5, .9, 1};
 
 static void fill_logits(const struct retrieve_layer *l, const float *q, const float *k, size_t n,
                         struct work *w)
@@ -73,6 +77,8 @@ static void add_head(const struct retrieve_cache *c, const struct retrieve_layer
         n_keys += keys[j / 64] >> j % 64 & 1;
     }
     const size_t n_rows = n_picked + n_keys / 2; /* a key is half a row */
+    sums->read = cli_grow(sums->read, (size_t)sums->n + 1, sizeof(*sums->read));
+    sums->read[(size_t)sums->n] = (float)n_rows / (float)n;
     sums->n += 1;
     sums->rows += (double)n_rows / (double)n;
     sums->near += mass_of(w, w->candidate, false, n, l->group);
@@ -133,7 +139,11 @@ int retrieve_measure_mass(const struct retrieve_cache *c, const struct retrieve_
         free(w.candidate), free(w.read);
         cli_progress_step(progress, 1.0 / (double)c->n_layers, NULL);
     }
-    *out = (struct retrieve_mass){s.rows / s.n, s.near / s.n, s.index / s.n, {0}};
+    *out = (struct retrieve_mass){
+        .read_fraction = s.rows / s.n, .near = s.near / s.n, .index = s.index / s.n};
+    for (int i = 0; i < RETRIEVE_QUANTILES; i++)
+        out->read[i] = stats_quantile(s.read, (size_t)s.n, retrieve_quantiles[i]);
+    free(s.read);
     for (int peer = 0; peer < PEER_COUNT; peer++)
         out->peer[peer] = s.peer[peer] / s.n;
     return rc;

@@ -133,6 +133,16 @@ class Made(BookTest):
         self.assertNotEqual(far, alone)
         self.assertNotIn("qvq.blk.*.share", tensors)
 
+    def test_index_is_measured(self):
+        self.index_of("--train", "index")
+        mass = self.json_of("bench", "retrieve", "-m", self.model, "--text", TEXT, "--tokens", 512, "--window", 512,
+                            "--kv", f"turbo4,sink=4,tail=64,index=qvq,keep=0.1,book={self.out}", "--steps", 2)["mass"]
+        self.assertEqual(sorted(mass["read_quantiles"]), mass["read_quantiles"])
+        self.assertTrue(mass["read_quantiles"][0] <= mass["read_fraction"] <= mass["read_quantiles"][-1])
+        self.assertTrue(0.03 < mass["read_fraction"] <= 0.1, mass)
+        self.assertTrue(mass["sink_and_window"] < mass["index"] < 1, mass)
+        self.assertTrue(mass["random"] < mass["exact top-K"] < 1, mass)
+
     def cut(self, args, how, share):
         """Runs until `share` percent are done, then sends a signal; the share that it began with."""
         with subprocess.Popen([os.environ["TIGHTKV"], *map(str, args)], stderr=subprocess.PIPE, text=True) as child:
